@@ -1,0 +1,1 @@
+"""How a chosen point goes to PRODUCTION."""

@@ -1,0 +1,1 @@
+"""What COUNTS: evaluate a plan, the numbers, dominance, the front."""

@@ -1,0 +1,1 @@
+"""HOW a plan is carried out on a network, and how accuracy is won back."""

@@ -1,0 +1,1 @@
+"""WHO proposes the next plan, and on which machines it is tried."""

@@ -1,0 +1,1 @@
+"""What MAY change, layer by layer, and the plan that fixes one choice."""

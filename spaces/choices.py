@@ -1,0 +1,56 @@
+"""What a target can use: the grid from which a search space takes its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options worth offering on one target.
+
+    channel_step: kept channels are multiples of this (smaller only where a group would otherwise
+        have fewer than four choices).
+    wide_step, wide_from: groups of ``wide_from`` channels or more use multiples of ``wide_step``.
+    smallest_keep: the smallest share of a group's channels that is offered.
+    most_keeps: at most this many kept-channel options a group.
+    bits: (weight_bits, activation_bits) pairs that the target stores and runs, float32 first.
+    rank_ratios: ranks offered, as a share of the surviving channels of each side.
+    size_only_bits: weight bits that shrink the file but bring no speed (marked in the space).
+    """
+
+    channel_step: int = 4
+    wide_step: int = 16
+    wide_from: int = 64
+    smallest_keep: float = 0.25
+    most_keeps: int = 8
+    bits: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
+    rank_ratios: tuple[float, ...] = (0.75, 0.5, 0.25)
+    size_only_bits: tuple[int, ...] = ()
+
+    def kept(self, channels: int, multiple_of: int = 1) -> tuple[int, ...]:
+        """Kept-channel options for a group, most first, always starting with ``channels``.
+
+        >>> Choices().kept(16)
+        (16, 12, 8, 4)
+        >>> Choices().kept(64)
+        (64, 48, 32, 16)
+        """
+        smallest = max(1, round(channels * self.smallest_keep))
+        step = self.wide_step if channels >= self.wide_from else self.channel_step
+        options: list[int] = []
+        while True:
+            unit = lcm(step, multiple_of)
+            options = [k for k in range(unit, channels, unit) if k >= smallest]
+            if len(options) >= 3 or step == 1:
+                break
+            step = max(1, step // 2)
+        options.append(channels)
+        if len(options) > self.most_keeps:
+            picks = [
+                round(i * (len(options) - 1) / (self.most_keeps - 1))
+                for i in range(self.most_keeps)
+            ]
+            options = [options[i] for i in sorted(set(picks))]
+        return tuple(sorted(set(options), reverse=True))

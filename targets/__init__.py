@@ -1,0 +1,1 @@
+"""WHERE it runs: export to a runtime, run it there, time it there."""

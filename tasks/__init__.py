@@ -1,0 +1,1 @@
+"""WHAT is compressed: the network, its data, its score."""

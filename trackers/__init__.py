@@ -1,0 +1,1 @@
+"""Who REMEMBERS: the study on disk, MLflow."""
