@@ -1,0 +1,253 @@
+"""Trying one plan for real: compress, export, run the exported file, time it, write it all down."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CandidateError
+from ..operators.compress import Compressed, Compressor
+from ..spaces.plan import CompressionPlan
+from ..spaces.space import SearchSpace
+from ..targets.target import Target
+from ..tasks.job import load_job
+from ..tasks.task import Predict, Task
+from .counts import count_macs, count_params
+from .evaluation import Artifact, Evaluation
+from .problem import Problem
+
+TIMING_ATTEMPTS = 3
+
+
+class Evaluator:
+    """Evaluates plans of one task on one target; loads what they share once.
+
+    folder: the study folder; exported files go to ``artifacts/<sha256>.<format>`` in it.
+    calibration: number of training inputs for activation ranges, importance and BatchNorm.
+    batch: examples in a timed batch. timed: measure latency at all.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        space: SearchSpace,
+        target: Target,
+        folder: Path,
+        *,
+        calibration: int = 256,
+        batch: int = 1,
+        timed: bool = True,
+    ) -> None:
+        self.task, self.space, self.target = task, space, target
+        self.folder, self.batch, self.timed = folder, batch, timed
+        self._calibration = task.calibration(calibration)
+        if not self._calibration:
+            raise CandidateError("the training split holds no calibration examples")
+        self.compressor = Compressor(
+            task.network, task.example, space, torch.cat(self._calibration)
+        )
+        inputs, _ = next(iter(task.search.batches(batch, limit=batch)))
+        self._timed_inputs = inputs.numpy()
+        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    def from_job(cls, job: Mapping[str, Any], folder: str) -> Evaluator:
+        """An evaluator for a resolved job and its study folder: what a worker starts with."""
+        problem = Problem.from_job(load_job(job))
+        return cls.for_problem(problem, Path(folder))
+
+    @classmethod
+    def for_problem(cls, problem: Problem, folder: Path) -> Evaluator:
+        """An evaluator for a job made concrete."""
+        options = problem.job.target
+        return cls(
+            problem.task,
+            problem.space,
+            problem.target,
+            folder,
+            calibration=options.calibration,
+            batch=options.batch,
+            timed=problem.timed,
+        )
+
+    def evaluate(
+        self,
+        plan: CompressionPlan,
+        rung: str = "measure",
+        baseline: Evaluation | None = None,
+        artifact: Artifact | None = None,
+    ) -> Evaluation:
+        """The numbers of ``plan``; a failure is an Evaluation with its cause, never an exception.
+
+        rung: ``"measure"`` scores on the search split, ``"confirm"`` on the evaluate split.
+        baseline: the identity plan's evaluation at the same rung; None: this *is* the baseline.
+        artifact: a file that this plan was exported to before, measured again instead of exporting
+            anew, so that what is confirmed is what was measured.
+        """
+        try:
+            return self._evaluate(plan, rung, baseline, artifact)
+        except CandidateError as error:
+            return Evaluation.failure(plan, str(error), rung, traceback.format_exc())
+        except MemoryError as error:
+            return Evaluation.failure(plan, f"out of memory: {error}", rung)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            return Evaluation.failure(plan, cause, rung, traceback.format_exc())
+
+    def _evaluate(
+        self,
+        plan: CompressionPlan,
+        rung: str,
+        baseline: Evaluation | None,
+        artifact: Artifact | None,
+    ) -> Evaluation:
+        seconds: dict[str, float] = {}
+        with _clocked(seconds, "compress"):
+            made = self.compressor.compress(plan)
+        with _clocked(seconds, "export"):
+            if artifact is None or not self._path(artifact).exists():
+                artifact = self._export(made)
+        path = self._path(artifact)
+        with _clocked(seconds, "score"):
+            split = self.task.search if rung == "measure" else self.task.evaluate
+            result = self.task.score.measure(self._predict(path), split)
+        values = dict(result.values)
+        errors = dict(result.errors)
+        values |= {
+            "size_bytes": float(artifact.size_bytes),
+            "params": float(count_params(made.network)),
+            "macs": float(count_macs(made.network, self.task.example)),
+        }
+        notes: dict[str, Any] = {"examples": result.count, "target": self.target.name}
+        if self.timed:
+            with _clocked(seconds, "time"):
+                self._time(path, baseline, values, errors, notes)
+        _relate(values, errors, baseline, self.task.score.name)
+        return Evaluation(
+            plan=plan,
+            rung=rung,
+            values=values,
+            errors=errors,
+            artifact=artifact,
+            seconds=seconds,
+            notes=notes,
+        )
+
+    def _export(self, made: Compressed) -> Artifact:
+        """The exported file under its content's name; the write is atomic and durable."""
+        folder = self.folder / "artifacts"
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+            path = Path(scratch) / f"model.{self.target.format}"
+            batches = (b.numpy() for b in self._calibration)
+            self.target.export(made.network, self.task.example, made.bits, batches, path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            artifact = Artifact(digest, path.stat().st_size, self.target.format)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(path, folder / artifact.file_name)
+        return artifact
+
+    def _path(self, artifact: Artifact) -> Path:
+        return self.folder / "artifacts" / artifact.file_name
+
+    def _predict(self, path: Path) -> Predict:
+        runtime = self.target.load(path)
+
+        def predict(inputs: Tensor) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
+
+        return predict
+
+    def _time(
+        self,
+        path: Path,
+        baseline: Evaluation | None,
+        values: dict[str, float],
+        errors: dict[str, float],
+        notes: dict[str, Any],
+    ) -> None:
+        reference = path
+        if baseline is not None and baseline.artifact is not None:
+            reference = self._path(baseline.artifact)
+        for _ in range(TIMING_ATTEMPTS):
+            with _device(self.folder / f"device-{self.target.name}.lock"):
+                timing = self.target.time(path, reference, self._timed_inputs)
+            if not timing.unstable:
+                break
+        else:
+            raise CandidateError(
+                f"latency unstable after {TIMING_ATTEMPTS} attempts: the machine's speed changes"
+            )
+        if baseline is None:
+            values["latency_ms"], values["latency_ratio"] = timing.baseline_ms, 1.0
+        else:
+            values["latency_ratio"] = timing.ratio
+            values["latency_ms"] = timing.ratio * baseline.values["latency_ms"]
+        errors["latency_ratio"] = timing.ratio_error
+        errors["latency_ms"] = timing.ratio_error * values["latency_ms"] / values["latency_ratio"]
+        notes |= {
+            "batch": self.batch,
+            "rounds": timing.rounds,
+            "speed_state": timing.state,
+            "state_share": timing.share,
+            "baseline_ms_here": timing.baseline_ms,
+        }
+
+    def predictions_agree(self, plan: CompressionPlan, artifact: Artifact) -> float:
+        """Share of search examples on which the exported file and the torch network agree."""
+        network = self.compressor.compress(plan).network
+        predict = self._predict(self._path(artifact))
+        same = total = 0
+        with torch.inference_mode():
+            for inputs, _ in self.task.search.batches(100):
+                same += int((network(inputs).argmax(1) == predict(inputs).argmax(1)).sum())
+                total += len(inputs)
+        return same / total
+
+
+def _relate(
+    values: dict[str, float],
+    errors: dict[str, float],
+    baseline: Evaluation | None,
+    score: str,
+) -> None:
+    """Add the numbers that are relative to the baseline."""
+    base: Mapping[str, float] = baseline.values if baseline is not None else values
+    values["size_ratio"] = values["size_bytes"] / base["size_bytes"]
+    values["compression_ratio"] = base["size_bytes"] / values["size_bytes"]
+    if score in base and score in values:
+        values["accuracy_drop"] = base[score] - values[score]
+        if score in errors:
+            errors["accuracy_drop"] = errors[score]
+
+
+@contextmanager
+def _clocked(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = time.perf_counter() - start
+
+
+@contextmanager
+def _device(lock: Path) -> Iterator[None]:
+    """Only one timing at a time on a device; evaluations on other cores go on."""
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

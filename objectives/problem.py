@@ -1,0 +1,127 @@
+"""A job made concrete: the task, the target, the search space and what counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..errors import InputError
+from ..spaces.choices import Choices
+from ..spaces.discover import discover
+from ..spaces.space import SearchSpace
+from ..targets.catalogue import make_target
+from ..targets.target import Target
+from ..tasks.job import Job, load_job
+from ..tasks.load import load_task
+from ..tasks.sections import Prune, Rank
+from ..tasks.task import Task
+from .expression import Expression
+from .objective import Objective
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything that a search, a worker and a delivery share, built from one job.
+
+    constraints: what a point must satisfy to be on the front.
+    """
+
+    job: Job
+    task: Task
+    target: Target
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Expression, ...]
+
+    @classmethod
+    def from_job(cls, job: Job) -> Problem:
+        """Check the cheap things first, then load the network and the data, then find the space.
+
+        Raises InputError naming the job's line.
+        """
+        job = load_job(job)
+        objectives = parse_objectives(job)
+        constraints = parse_constraints(job)
+        target = parse_target(job)
+        task = load_task(job)
+        return cls(job, task, target, find_space(job, task, target), objectives, constraints)
+
+    @property
+    def timed(self) -> bool:
+        """Whether latency is asked for by an objective or a constraint."""
+        names = {o.name for o in self.objectives}
+        for constraint in self.constraints:
+            names |= set(constraint.names)
+        return any(name.startswith("latency") for name in names)
+
+
+def parse_objectives(job: Job) -> tuple[Objective, ...]:
+    """The job's objectives. Raises InputError on an unknown one, or none for the score."""
+    found = tuple(
+        Objective.parse(item, job.where(f"objectives[{i}]"))
+        for i, item in enumerate(job.objectives)
+    )
+    score = "fidelity" if job.task.score == "fidelity" else "accuracy"
+    other = "accuracy" if score == "fidelity" else "fidelity"
+    for i, objective in enumerate(found):
+        if objective.name in (other, "divergence") and objective.name != score:
+            raise InputError(
+                job.where(f"objectives[{i}]"),
+                f"{objective.name!r} is not measured with score {job.task.score!r}",
+                f"use {score!r}",
+            )
+    return found
+
+
+def parse_constraints(job: Job) -> tuple[Expression, ...]:
+    """The job's constraints. Raises InputError on bad syntax or one that nothing can meet."""
+    return tuple(
+        Expression.parse(text, job.where(f"constraints[{i}]"))
+        for i, text in enumerate(job.constraints)
+    )
+
+
+def parse_target(job: Job) -> Target:
+    """The job's target, with its options."""
+    options = {"format": job.target.format, "threads": job.target.threads}
+    name = job.target.name or "onnxruntime-cpu"
+    return make_target(name, options, job.where("target.name"))
+
+
+def find_space(job: Job, task: Task, target: Target) -> SearchSpace:
+    """The search space that the job allows on this target."""
+    spec = job.space
+    choices = _choices(job, target.choices)
+    try:
+        return discover(
+            task.network,
+            task.example,
+            choices,
+            prune=spec.prune is not False,
+            factorise=spec.rank is not False,
+            freeze=spec.freeze,
+        )
+    except InputError as error:
+        place = job.where(error.where) if error.where.startswith(("task", "space")) else error.where
+        raise InputError(place, error.problem, error.remedy) from error
+
+
+def _choices(job: Job, offered: Choices) -> Choices:
+    spec = job.space
+    by_weight = {weight: (weight, activation) for weight, activation in offered.bits}
+    for i, bits in enumerate(spec.bits):
+        if bits not in by_weight:
+            raise InputError(
+                job.where(f"space.bits[{i}]"),
+                f"{bits} bits are not offered by this target",
+                "known: " + ", ".join(str(b) for b in sorted(by_weight)),
+            )
+    bits = tuple(by_weight[b] for b in sorted(spec.bits, reverse=True))
+    choices = replace(offered, bits=bits)
+    if isinstance(spec.prune, Prune):
+        choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
+        if spec.prune.step is not None:
+            step = spec.prune.step
+            choices = replace(choices, channel_step=step, wide_step=step)
+    if isinstance(spec.rank, Rank):
+        choices = replace(choices, rank_ratios=tuple(sorted(spec.rank.ratios, reverse=True)))
+    return choices

@@ -1,0 +1,158 @@
+"""Carrying a plan out on a network: prune, factorise, re-estimate; then the bits for the export."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..spaces.discover import discover
+from ..spaces.plan import CompressionPlan
+from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
+from ..spaces.space import SearchSpace, require
+from ..targets.target import Bits
+from .factorise import factorise
+from .importance import IMPORTANCES, channel_importance, input_rms
+from .normalise import input_moments, reestimate
+from .prune import prune
+
+
+@dataclass
+class Compressed:
+    """A network on its way through the steps.
+
+    network: the compressed copy, eval mode. lost: output channels each module lost.
+    bits: module name in ``network`` -> Bits, for every convolution and linear layer.
+    """
+
+    network: nn.Module
+    lost: dict[str, list[int]] = field(default_factory=dict)
+    bits: dict[str, Bits] = field(default_factory=dict)
+
+
+class Compressor:
+    """Carries plans out on one network; what they share is computed once.
+
+    network: eval mode, CPU; never modified. space: from :func:`discover` on the same network.
+    calibration: (n, ...) float32 inputs for activation-aware importance and for BatchNorm, or None
+        (then magnitudes rank the channels and BatchNorm statistics stay).
+    importance: ``"activation"`` (needs calibration), ``"l1"`` or ``"l2"``.
+    normalise: ``"differential"``, ``"plain"`` or ``"none"``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Tensor,
+        space: SearchSpace,
+        calibration: Tensor | None = None,
+        importance: str = "activation",
+        normalise: str = "differential",
+    ) -> None:
+        if importance not in IMPORTANCES:
+            raise InputError("importance", f"unknown {importance!r}", "known: l1, l2, activation")
+        if normalise not in ("differential", "plain", "none"):
+            raise InputError(
+                "normalise", f"unknown {normalise!r}", "known: differential, plain, none"
+            )
+        self.space = space
+        self.original = rewrite_shortcuts(network, example)
+        self.calibration = calibration
+        self.normalise = normalise if calibration is not None else "none"
+        method = importance if calibration is not None or importance != "activation" else "l2"
+        rms = None
+        if method == "activation" and calibration is not None:
+            rms = input_rms(self.original, calibration)
+        self._importance = {
+            g.name: channel_importance(self.original, g, method, rms) for g in space.groups
+        }
+        self._moments = (
+            input_moments(self.original, calibration)
+            if calibration is not None and self.normalise != "none"
+            else {}
+        )
+
+    def compress(self, plan: CompressionPlan) -> Compressed:
+        """A compressed copy of the network. Raises CandidateError naming the layer that refuses."""
+        plan = require(plan, self.space)
+        work = Compressed(copy.deepcopy(self.original))
+        for step in STEPS:
+            step(self, plan, work)
+        return work
+
+    def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
+        work.lost = prune(work.network, self.space.groups, plan.groups, self._importance)
+
+    def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
+        for name, choice in plan.layers.items():
+            if choice.method is not None:
+                parent, _, leaf = name.rpartition(".")
+                module = work.network.get_submodule(name)
+                factors = factorise(module, choice.method, choice.ranks, name)
+                setattr(work.network.get_submodule(parent), leaf, factors)
+
+    def _normalise(self, plan: CompressionPlan, work: Compressed) -> None:
+        changed = work.lost or any(c.method for c in plan.layers.values())
+        if self.calibration is not None and self.normalise != "none" and changed:
+            reestimate(work.network, self.calibration, self._moments, work.lost, self.normalise)
+
+    def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
+        chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
+        for name, module in work.network.named_modules():
+            if isinstance(module, ShortcutConv):
+                work.bits[name] = _of_siblings(name, chosen)
+            elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+                owner = name if name in chosen else name.rpartition(".")[0]
+                work.bits[name] = chosen.get(owner, Bits())
+
+
+STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
+    Compressor._prune,
+    Compressor._factorise,
+    Compressor._normalise,
+    Compressor._assign_bits,
+)
+"""The order in which a plan is carried out; quantisation itself happens in the exported file."""
+
+
+def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:
+    """A rewritten shortcut is quantised when every layer of its block is."""
+    parent = name.rpartition(".")[0]
+    block = {b for n, b in chosen.items() if n.startswith(parent + ".")}
+    return block.pop() if len(block) == 1 else Bits()
+
+
+def apply(
+    network: nn.Module,
+    plan: CompressionPlan | Mapping[str, Any],
+    example: Tensor,
+    calibration: Tensor | None = None,
+    *,
+    importance: str = "activation",
+    normalise: str = "differential",
+) -> nn.Module:
+    """The compressed torch network of ``plan``, for your own training code.
+
+    network: the trained original, not modified. plan: a :class:`CompressionPlan` or the content of
+    a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
+    same ones that the search used give the same channels and BatchNorm statistics. Bit-widths are
+    carried out by the export, so the network returned is float32.
+
+    Raises InputError when the plan does not fit the network (the layer is named).
+
+    >>> small = paretune.apply(network, json.load(open("plan.json")), torch.zeros(1, 3, 32, 32))
+    """
+    if not isinstance(plan, CompressionPlan):
+        plan = CompressionPlan.from_json(plan)
+    network = copy.deepcopy(network).eval()
+    space = discover(network, example, freeze=[], prune=bool(plan.groups))
+    space = space.only(plan)
+    space.check(plan)
+    with torch.random.fork_rng():
+        made = Compressor(network, example, space, calibration, importance, normalise)
+        return made.compress(plan).network

@@ -1,0 +1,93 @@
+"""Low-rank factors in place of a layer: SVD for linear and 1x1, Tucker-2 for k x k convolutions."""
+
+from __future__ import annotations
+
+import tensorly
+import torch
+from tensorly.decomposition import partial_tucker
+from torch import Tensor, nn
+
+from ..errors import CandidateError
+
+
+def factorise(module: nn.Module, method: str, ranks: tuple[int, ...], name: str) -> nn.Sequential:
+    """Two or three smaller layers that stand for ``module``, in a Sequential.
+
+    method ``"svd"``: rank-r truncated singular value decomposition, the optimal rank-r factors
+    (Eckart & Young, 1936), for a linear layer or a 1x1 convolution. ``"tucker2"``: 1x1, k x k core
+    and 1x1 (Kim et al., "Compression of Deep CNNs for Fast and Low Power Mobile Applications",
+    ICLR 2016, section 3.1), by higher-order orthogonal iteration.
+    Raises CandidateError, naming the layer, when the method or the ranks do not fit it.
+    """
+    if method == "svd" and isinstance(module, nn.Linear):
+        return _svd_linear(
+            module, *_fitting(ranks, (module.out_features, module.in_features), name)
+        )
+    if isinstance(module, nn.Conv2d) and module.groups == 1:
+        if method == "svd" and module.kernel_size == (1, 1):
+            return _svd_conv(
+                module, *_fitting(ranks, (module.out_channels, module.in_channels), name)
+            )
+        if method == "tucker2":
+            r_out, r_in = ranks
+            if r_out > module.out_channels or r_in > module.in_channels:
+                raise CandidateError(
+                    f"{name}: Tucker ranks {ranks} exceed its "
+                    f"{module.out_channels}x{module.in_channels} channels"
+                )
+            return _tucker2(module, r_out, r_in)
+    raise CandidateError(f"{name}: {type(module).__name__} cannot be factorised by {method!r}")
+
+
+def _fitting(ranks: tuple[int, ...], shape: tuple[int, int], name: str) -> tuple[int]:
+    (rank,) = ranks
+    if rank > min(shape):
+        raise CandidateError(f"{name}: rank {rank} exceeds the layer's {min(shape)}")
+    return (rank,)
+
+
+def _svd_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * v[:rank]).to(matrix.dtype)
+
+
+def _svd_linear(module: nn.Linear, rank: int) -> nn.Sequential:
+    left, right = _svd_factors(module.weight.detach(), rank)
+    first = nn.Linear(module.in_features, rank, bias=False)
+    second = nn.Linear(rank, module.out_features, bias=module.bias is not None)
+    return _filled([first, second], [right, left], module.bias)
+
+
+def _svd_conv(module: nn.Conv2d, rank: int) -> nn.Sequential:
+    left, right = _svd_factors(module.weight.detach().flatten(1), rank)
+    first = nn.Conv2d(module.in_channels, rank, 1, module.stride, module.padding, bias=False)
+    second = nn.Conv2d(rank, module.out_channels, 1, bias=module.bias is not None)
+    return _filled([first, second], [right[:, :, None, None], left[:, :, None, None]], module.bias)
+
+
+def _tucker2(module: nn.Conv2d, r_out: int, r_in: int) -> nn.Sequential:
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
+        (core, (out, into)), _ = partial_tucker(
+            module.weight.detach().double(), rank=[r_out, r_in], modes=[0, 1], init="svd", tol=1e-6
+        )
+    core, out, into = (t.to(module.weight.dtype) for t in (core, out, into))
+    first = nn.Conv2d(module.in_channels, r_in, 1, bias=False)
+    middle = nn.Conv2d(
+        r_in, r_out, module.kernel_size, module.stride, module.padding, module.dilation, bias=False
+    )
+    last = nn.Conv2d(r_out, module.out_channels, 1, bias=module.bias is not None)
+    return _filled(
+        [first, middle, last], [into.T[:, :, None, None], core, out[:, :, None, None]], module.bias
+    )
+
+
+def _filled(
+    layers: list[nn.Linear | nn.Conv2d], weights: list[Tensor], bias: Tensor | None
+) -> nn.Sequential:
+    with torch.no_grad():
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight.copy_(weight)
+        if bias is not None and layers[-1].bias is not None:
+            layers[-1].bias.copy_(bias)
+    return nn.Sequential(*layers).eval()

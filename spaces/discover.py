@@ -1,0 +1,238 @@
+"""Finding a network's search space: what may be cut, quantised and factorised on a target."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, nearest
+from .choices import Choices
+from .shortcut import ShortcutConv, rewrite_shortcuts
+from .space import Layer, SearchSpace
+from .surgery import cut, spread
+from .trace import ChannelGroup, trace_groups
+
+
+def discover(
+    network: nn.Module,
+    example: Tensor,
+    choices: Choices | None = None,
+    *,
+    prune: bool = True,
+    factorise: bool = True,
+    freeze: Sequence[str] | None = None,
+) -> SearchSpace:
+    """The search space of ``network``, traced once on the untouched network.
+
+    network: eval mode, on the CPU; not modified. example: one input (1, ...) float32.
+    choices: what the target can use (:class:`Choices`). prune, factorise: offer those families.
+    freeze: module names (a prefix freezes everything below it) that are left alone; None = the
+        classifier, i.e. the layers that make the network's output. The output's own channels are
+        never cut.
+
+    Raises InputError when the network cannot be run or traced, when a frozen name does not exist
+    (nearest named), or when nothing is left to choose.
+
+    >>> space = discover(torchvision.models.resnet18().eval(), torch.zeros(1, 3, 224, 224))
+    >>> print(len(space.parameters), "choices")
+    """
+    choices = choices or Choices()
+    rewritten = rewrite_shortcuts(_runnable(network, example), example)
+    groups = trace_groups(rewritten, example) if prune else ()
+    modules = {n: m for n, m in rewritten.named_modules() if _is_layer(m)}
+    if not modules:
+        raise InputError("task.model", "it has no convolution or linear layer", "nothing to do")
+    used = _layers_in_use(rewritten, example, modules)
+    if freeze is None:
+        freeze = [used[-1]] if used else []
+    _check_names(freeze, rewritten)
+    frozen = {name: "frozen" for name in modules if _below(name, freeze)}
+    frozen |= {name: "not used by the forward pass" for name in modules if name not in used}
+
+    cuttable = []
+    for group in groups:
+        reason = group.fixed or next(
+            (f"{p} is frozen" for p in group.producers() if _below(p, freeze)), None
+        )
+        if reason:
+            frozen[f"channels of {group.name}"] = reason
+        else:
+            cuttable.append(group)
+    cuttable, broken = _verified(rewritten, example, cuttable)
+    frozen |= {f"channels of {name}": reason for name, reason in broken.items()}
+    keeps = {g.name: choices.kept(g.channels, g.blocks) for g in cuttable}
+    cuttable = [g for g in cuttable if len(keeps[g.name]) > 1]
+
+    layers = []
+    for name in used:
+        module = modules[name]
+        if name in frozen or isinstance(module, ShortcutConv):
+            continue
+        layers.append(_layer(name, module, cuttable, choices, factorise))
+    space = SearchSpace(
+        groups=tuple(cuttable),
+        keeps={g.name: keeps[g.name] for g in cuttable},
+        layers=tuple(layers),
+        frozen=frozen,
+    )
+    if not space.parameters:
+        raise InputError("space", "nothing is left to choose", "freeze less or allow more families")
+    return space
+
+
+def _runnable(network: nn.Module, example: Tensor) -> nn.Module:
+    try:
+        with torch.inference_mode():
+            out = network(example)
+    except Exception as error:
+        text = str(error).strip().splitlines() or [""]
+        raise InputError(
+            "task.model",
+            f"its forward fails on an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {text[0][:200]}",
+            "check the model's arguments and the data's size",
+        ) from error
+    if not isinstance(out, Tensor):
+        raise InputError(
+            "task.model", f"it returns {type(out).__name__}, not a tensor", "wrap it so it does"
+        )
+    return network
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear)
+
+
+def _layers_in_use(
+    network: nn.Module, example: Tensor, modules: Mapping[str, nn.Module]
+) -> list[str]:
+    order: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: order.append(name))  # type: ignore[misc]
+        for name, module in modules.items()
+    ]
+    with torch.inference_mode():
+        network(example)
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(order))
+
+
+def _check_names(freeze: Sequence[str], network: nn.Module) -> None:
+    known = [name for name, _ in network.named_modules() if name]
+    for name in freeze:
+        if name not in known:
+            raise InputError("space.freeze", f"no module named {name!r}", nearest(name, known))
+
+
+def _below(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == p or name.startswith(p + ".") for p in prefixes)
+
+
+def _verified(
+    network: nn.Module, example: Tensor, groups: Sequence[ChannelGroup]
+) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """Groups whose smallest cut leaves a network that runs with the same output shape.
+
+    All are tried at once; only if that fails, each by itself.
+    """
+    with torch.inference_mode():
+        shape = network(example).shape
+    if _survives(network, example, groups, shape):
+        return list(groups), {}
+    good: list[ChannelGroup] = []
+    broken: dict[str, str] = {}
+    for group in groups:
+        if _survives(network, example, [group], shape):
+            good.append(group)
+        else:
+            broken[group.name] = "cutting it breaks the forward pass"
+    while good and not _survives(network, example, good, shape):
+        group = good.pop()
+        broken[group.name] = "cutting it together with others breaks the forward pass"
+    return good, broken
+
+
+def _survives(
+    network: nn.Module, example: Tensor, groups: Sequence[ChannelGroup], shape: torch.Size
+) -> bool:
+    copied = copy.deepcopy(network)
+    kept = {}
+    for g in groups:
+        part = g.channels // g.blocks
+        kept[g.name] = spread(range(part), max(1, part // 2) * g.blocks, g.blocks, g.channels)
+    try:
+        cut(copied, groups, kept)
+        with torch.inference_mode():
+            return bool(copied(example).shape == shape)
+    except (RuntimeError, ValueError, AssertionError, IndexError, KeyError):
+        return False
+
+
+def _layer(
+    name: str,
+    module: nn.Module,
+    groups: Sequence[ChannelGroup],
+    choices: Choices,
+    factorise: bool,
+) -> Layer:
+    if isinstance(module, nn.Linear):
+        kind, out, into, kernel, conv_groups = (
+            "linear",
+            module.out_features,
+            module.in_features,
+            1,
+            1,
+        )
+    else:
+        if not isinstance(module, nn.Conv1d | nn.Conv2d):
+            raise TypeError(type(module).__name__)
+        kind, out, into = "conv", module.out_channels, module.in_channels
+        kernel, conv_groups = 1, module.groups
+        for k in module.kernel_size:
+            kernel *= k
+    factorable = factorise and conv_groups == 1 and (kind == "linear" or _is_plain2d(module))
+    method = ("svd" if kernel == 1 else "tucker2") if factorable else None
+    layer = Layer(
+        name=name,
+        kind=kind,
+        out_channels=out,
+        in_channels=into,
+        kernel=kernel,
+        conv_groups=conv_groups,
+        bits=choices.bits,
+        rank_ratios=(),
+        method=method,
+        parts_out=_parts(name, "out", groups),
+        parts_in=_parts(name, "in", groups),
+    )
+    if method is None:
+        return layer
+    ratios = []
+    for ratio in choices.rank_ratios:
+        ranks = tuple(max(1, round(m * ratio)) for m in layer.most_ranks(out, into))
+        if layer.saves(ranks, out, into) and min(ranks) >= 2:
+            ratios.append(ratio)
+    return replace(layer, rank_ratios=tuple(ratios), method=method if ratios else None)
+
+
+def _is_plain2d(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+        and tuple(module.dilation) == (1, 1)
+    )
+
+
+def _parts(name: str, side: str, groups: Sequence[ChannelGroup]) -> dict[str, int]:
+    out = {}
+    for group in groups:
+        for member in group.members:
+            if member.module == name and member.side == side:
+                out[group.name] = len(member.entries) // group.channels
+    return out

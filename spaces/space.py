@@ -1,0 +1,265 @@
+"""The search space: every option of every group and layer, and the plans they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from ..errors import CandidateError, InputError, nearest
+from .plan import CompressionPlan, LayerChoice
+from .trace import ChannelGroup
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer and what may be done to it.
+
+    bits: (weight_bits, activation_bits) options, the unchanged one first.
+    rank_ratios: ranks offered as a share of the surviving channels; () = not factorised.
+    method: ``"svd"`` (linear, 1x1) or ``"tucker2"`` (k x k).
+    parts_out, parts_in: how many of its output (input) entries one channel of a group accounts for.
+    """
+
+    name: str
+    kind: str  # "conv" or "linear"
+    out_channels: int
+    in_channels: int
+    kernel: int  # kernel area, 1 for linear and 1x1
+    conv_groups: int
+    bits: tuple[tuple[int, int], ...]
+    rank_ratios: tuple[float, ...]
+    method: str | None
+    parts_out: Mapping[str, int]
+    parts_in: Mapping[str, int]
+
+    def surviving(self, groups: Mapping[str, int], full: Mapping[str, int]) -> tuple[int, int]:
+        """(out, in) channels left when ``groups`` are kept (``full``: their original counts)."""
+        out = self.out_channels - sum(
+            (full[g] - groups.get(g, full[g])) * n for g, n in self.parts_out.items()
+        )
+        into = self.in_channels - sum(
+            (full[g] - groups.get(g, full[g])) * n for g, n in self.parts_in.items()
+        )
+        return out, into
+
+    def saves(self, ranks: tuple[int, ...], out: int, into: int) -> bool:
+        """Whether the factors hold fewer weights than the layer they replace."""
+        if self.method == "svd":
+            (r,) = ranks
+            return r * (out + into) < out * into
+        r_out, r_in = ranks
+        factors = into * r_in + r_in * r_out * self.kernel + r_out * out
+        return factors < out * into * self.kernel
+
+    def most_ranks(self, out: int, into: int) -> tuple[int, ...]:
+        """The full ranks: what a factorisation without loss would need."""
+        return (min(out, into),) if self.method == "svd" else (out, into)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What may change in one network on one target.
+
+    groups: channel groups that may be cut; keeps: their options, the full count first.
+    layers: in the network's order. frozen: what is left alone, with the reason.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    keeps: Mapping[str, tuple[int, ...]]
+    layers: tuple[Layer, ...]
+    frozen: Mapping[str, str]
+    rank_step: int = 4
+
+    @cached_property
+    def full(self) -> dict[str, int]:
+        """Original channel count of each group."""
+        return {g.name: g.channels for g in self.groups}
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Parameter name -> number of options; option 0 changes nothing, higher compresses more."""
+        out = {f"keep:{g.name}": len(self.keeps[g.name]) for g in self.groups}
+        for layer in self.layers:
+            if layer.rank_ratios:
+                out[f"rank:{layer.name}"] = 1 + len(layer.rank_ratios)
+            if len(layer.bits) > 1:
+                out[f"bits:{layer.name}"] = len(layer.bits)
+        return {name: count for name, count in out.items() if count > 1}
+
+    @property
+    def size(self) -> int:
+        """How many genotypes there are."""
+        return prod(self.parameters.values())
+
+    @cached_property
+    def identity(self) -> CompressionPlan:
+        """The plan that changes nothing: the baseline."""
+        return self.plan({})
+
+    def plan(self, genotype: Mapping[str, int]) -> CompressionPlan:
+        """The canonical plan of a genotype (option index per parameter; absent = 0).
+
+        Raises InputError on an unknown parameter or an option out of range.
+        """
+        for name, option in genotype.items():
+            if name not in self.parameters:
+                raise InputError("genotype", f"unknown {name!r}", nearest(name, self.parameters))
+            if not 0 <= option < self.parameters[name]:
+                raise InputError("genotype", f"{name!r} has no option {option!r}")
+        groups = {
+            g.name: self.keeps[g.name][genotype.get(f"keep:{g.name}", 0)] for g in self.groups
+        }
+        layers = {}
+        for layer in self.layers:
+            weight, activation = layer.bits[genotype.get(f"bits:{layer.name}", 0)]
+            option = genotype.get(f"rank:{layer.name}", 0)
+            ranks: tuple[int, ...] = ()
+            if option:
+                out, into = layer.surviving(groups, self.full)
+                ratio = layer.rank_ratios[option - 1]
+                ranks = tuple(self._on_grid(m * ratio, m) for m in layer.most_ranks(out, into))
+            method = layer.method if ranks else None
+            layers[layer.name] = LayerChoice(weight, activation, method, ranks)
+        return self.canonical(CompressionPlan(groups, layers))
+
+    def _on_grid(self, rank: float, most: int) -> int:
+        step = self.rank_step if most >= 2 * self.rank_step else 1
+        return max(step, min(most, step * round(rank / step)))
+
+    def canonical(self, plan: CompressionPlan) -> CompressionPlan:
+        """The same plan with ranks clamped to the surviving channels and useless ranks dropped."""
+        layers = {}
+        for layer in self.layers:
+            choice = plan.layers[layer.name]
+            if choice.ranks:
+                out, into = layer.surviving(plan.groups, self.full)
+                most = layer.most_ranks(out, into)
+                ranks = tuple(min(r, m) for r, m in zip(choice.ranks, most, strict=True))
+                if layer.saves(ranks, out, into):
+                    choice = LayerChoice(
+                        choice.weight_bits, choice.activation_bits, choice.method, ranks
+                    )
+                else:
+                    choice = LayerChoice(choice.weight_bits, choice.activation_bits)
+            layers[layer.name] = choice
+        return CompressionPlan({g.name: plan.groups[g.name] for g in self.groups}, layers)
+
+    def check(self, plan: CompressionPlan, where: str = "plan") -> CompressionPlan:
+        """``plan`` in canonical form, if it fits this space.
+
+        Raises InputError naming the group or layer that does not exist, is missing or cannot take
+        what the plan asks.
+        """
+        names = {layer.name for layer in self.layers}
+        for kind, given, known in (
+            ("group", plan.groups, set(self.full)),
+            ("layer", plan.layers, names),
+        ):
+            for name in given:
+                if name not in known:
+                    raise InputError(where, f"unknown {kind} {name!r}", nearest(name, known))
+            for name in known:
+                if name not in given:
+                    raise InputError(where, f"{kind} {name!r} is missing", "name every one")
+        for group in self.groups:
+            kept = plan.groups[group.name]
+            if kept > group.channels or kept % group.blocks:
+                raise InputError(
+                    where,
+                    f"group {group.name!r} cannot keep {kept} of {group.channels} channels",
+                    f"use a multiple of {group.blocks} up to {group.channels}",
+                )
+        for layer in self.layers:
+            choice = plan.layers[layer.name]
+            if choice.method is not None and choice.method != layer.method:
+                raise InputError(
+                    where, f"layer {layer.name!r} cannot take {choice.method!r}", "use its own"
+                )
+        return self.canonical(plan)
+
+    def only(self, plan: CompressionPlan) -> SearchSpace:
+        """The part of this space that ``plan`` names; the rest is left alone."""
+        return replace(
+            self,
+            groups=tuple(g for g in self.groups if g.name in plan.groups),
+            keeps={n: k for n, k in self.keeps.items() if n in plan.groups},
+            layers=tuple(x for x in self.layers if x.name in plan.layers),
+        )
+
+    def presets(self) -> list[dict[str, int]]:
+        """Uniform genotypes, mild to strong: the usual hand-made candidates, one family and two."""
+        depth = max(self.parameters.values(), default=1)
+        families = ("bits", "keep", "rank")
+        out: list[dict[str, int]] = []
+        for keep in range(depth):
+            for rank in range(depth):
+                for bits in range(2):
+                    if (keep and rank) or keep + rank > 3:
+                        continue
+                    level = dict(zip(families, (bits, keep, rank), strict=True))
+                    out.append(
+                        {
+                            name: min(level[name.partition(":")[0]], count - 1)
+                            for name, count in self.parameters.items()
+                        }
+                    )
+        unique: dict[str, dict[str, int]] = {}
+        for genotype in out:
+            plan = self.plan(genotype)
+            if plan != self.identity:
+                unique.setdefault(plan.fingerprint, genotype)
+        return sorted(unique.values(), key=lambda g: sum(g.values()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per group and per layer, for people (``paretune discover``)."""
+        out: list[dict[str, Any]] = []
+        for group in self.groups:
+            readers = ", ".join(group.consumers())
+            out.append(
+                {
+                    "kind": "group",
+                    "name": group.name,
+                    "size": str(group.channels),
+                    "options": "keep " + " ".join(str(k) for k in self.keeps[group.name]),
+                    "tied": ", ".join(p for p in group.producers() if p != group.name),
+                    "read_by": readers,
+                }
+            )
+        for layer in self.layers:
+            options = ["bits " + " ".join(f"w{w}a{a}" for w, a in layer.bits)]
+            if layer.rank_ratios:
+                shares = " ".join(f"{r:g}" for r in layer.rank_ratios)
+                options.append(f"{layer.method} {shares}")
+            out.append(
+                {
+                    "kind": layer.kind,
+                    "name": layer.name,
+                    "size": f"{layer.in_channels}->{layer.out_channels} k{layer.kernel}",
+                    "options": "; ".join(options),
+                    "tied": "",
+                    "read_by": "",
+                }
+            )
+        return out
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over every option."""
+        data = [
+            [[g.name, self.keeps[g.name]] for g in self.groups],
+            [[x.name, x.bits, x.rank_ratios, x.method] for x in self.layers],
+        ]
+        return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
+
+
+def require(plan: CompressionPlan, space: SearchSpace) -> CompressionPlan:
+    """``space.check`` for a worker: what cannot be carried out is a CandidateError."""
+    try:
+        return space.check(plan)
+    except InputError as error:
+        raise CandidateError(str(error)) from error
