@@ -19,7 +19,9 @@ class Quantity:
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "accuracy": Quantity(True, "share", "score of the exported file (top-1 unless the task differs)"),
+    "accuracy": Quantity(
+        True, "share", "score of the exported file (top-1 unless the task differs)"
+    ),
     "accuracy_drop": Quantity(False, "share", "the baseline's accuracy minus this one's"),
     "fidelity": Quantity(True, "share", "predictions equal to the original network's"),
     "divergence": Quantity(False, "nats", "mean divergence from the original network's outputs"),
@@ -27,7 +29,9 @@ QUANTITIES: dict[str, Quantity] = {
     "size_bytes": Quantity(False, "bytes", "the file that the runtime loads"),
     "size_ratio": Quantity(False, "x", "size_bytes over the baseline's"),
     "compression_ratio": Quantity(True, "x", "the baseline's size_bytes over this one's"),
-    "latency_ms": Quantity(False, "ms", "one batch through the runtime, ratio times the baseline's"),
+    "latency_ms": Quantity(
+        False, "ms", "one batch through the runtime, ratio times the baseline's"
+    ),
     "latency_ratio": Quantity(False, "x", "latency over the interleaved baseline's"),
     "macs": Quantity(False, "MACs", "multiply-accumulates of one example"),
     "params": Quantity(False, "", "parameters of the compressed network"),

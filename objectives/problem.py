@@ -82,7 +82,12 @@ def parse_constraints(job: Job) -> tuple[Expression, ...]:
 
 def parse_target(job: Job) -> Target:
     """The job's target, with its options."""
-    options = {"format": job.target.format, "threads": job.target.threads}
+    options = {
+        "format": job.target.format,
+        "threads": job.target.threads,
+        "batch": job.target.batch,
+        "calibration_examples": job.target.calibration,
+    }
     name = job.target.name or "onnxruntime-cpu"
     return make_target(name, options, job.where("target.name"))
 

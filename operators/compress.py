@@ -122,8 +122,8 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
 
 def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:
     """A rewritten shortcut is quantised when every layer of its block is."""
-    parent = name.rpartition(".")[0]
-    block = {b for n, b in chosen.items() if n.startswith(parent + ".")}
+    parent, dot, _ = name.rpartition(".")
+    block = {b for n, b in chosen.items() if n.startswith(parent + dot)}
     return block.pop() if len(block) == 1 else Bits()
 
 

@@ -133,8 +133,10 @@ def _group(
                 held[1].append(int(channel))
     if channels % blocks:
         fixed = fixed or f"{channels} channels do not divide into {blocks} equal parts"
+    order = list(names.values())
+    roots = [m for m, side in members if side == "out" and _makes_channels(graph.model, m)]
     return ChannelGroup(
-        name=names[root],
+        name=min(roots or [names[root]], key=order.index),
         channels=channels,
         members=tuple(
             Member(module, side, tuple(e), tuple(c)) for (module, side), (e, c) in members.items()
@@ -150,6 +152,11 @@ def _is_depthwise(module: nn.Module) -> bool:
         and module.groups > 1
         and module.groups == module.in_channels == module.out_channels
     )
+
+
+def _makes_channels(network: nn.Module, name: str) -> bool:
+    module = network.get_submodule(name)
+    return isinstance(module, ROOTS) and not _is_depthwise(module)
 
 
 def _is_channelwise(module: nn.Module) -> bool:

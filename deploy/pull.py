@@ -1,0 +1,75 @@
+"""Taking the chosen point into production: fetch, verify, run again, write the bundle, register."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ..errors import ParetuneError
+from .bundle import Bundle, write_bundle
+from .check import Checked, check
+from .manifest import make_manifest, model_card
+from .registry import register_bundle
+from .source import Source, choose, open_source
+
+
+def pull(
+    source: str | Path,
+    to: str | Path,
+    *,
+    where: str | None = None,
+    best: str | None = None,
+    trial: int | None = None,
+    verify: bool = True,
+    register: str | None = None,
+    alias: str | None = None,
+    uri: str | None = None,
+) -> Bundle:
+    """Deliver one point of a front as a folder: model, plan, manifest, model card.
+
+    source: a study folder, or ``"mlflow:RUN_ID"`` (a search's run with ``best``, or a trial's).
+    to: the folder to write; an earlier bundle there is replaced in one step.
+    where, best: the point best in ``best`` among those that meet ``where``; or its ``trial``.
+    verify: run the file again on the recorded data and refuse it when the score differs (without
+        it only the sha256 is checked, and the manifest says so).
+    register, alias: also put it into MLflow's model registry under that name and alias.
+    uri: MLflow's address, default MLFLOW_TRACKING_URI or the job's.
+
+    What was measured is what is delivered, byte for byte; where that cannot be (the file was not
+    kept, another instruction set), it is measured again and the manifest says so.
+    Raises InputError, NothingMeetsError, EnvironmentFault.
+
+    >>> bundle = pull("studies/resnet20", "out", where="accuracy_drop <= 0.01", best="latency_ms")
+    """
+    opened = open_source(source, uri)
+    point = choose(opened, where, best, trial)
+    recorded = point.evaluation
+    with tempfile.TemporaryDirectory(prefix="paretune-pull-") as folder:
+        scratch = Path(folder)
+        (scratch / "artifacts").mkdir()
+        model = opened.fetch(recorded.artifact, scratch) if recorded.artifact else None
+        if verify or model is None:
+            checked = check(opened, recorded, model, scratch)
+        else:
+            checked = Checked(recorded, "not run again: only the sha256 was checked", None, None)
+        artifact = checked.evaluation.artifact
+        if artifact is None:
+            raise ParetuneError("the point has no exported file")
+        if model is None or artifact != recorded.artifact:
+            model = scratch / "artifacts" / artifact.file_name
+        manifest = make_manifest(opened, point, checked)
+        plan = checked.evaluation.plan.to_json()
+        card = model_card(manifest)
+        bundle = write_bundle(Path(to), model, manifest, plan, card, checked.examples)
+    if register is not None:
+        register_bundle(bundle, register, alias, _registry_uri(opened, uri))
+    return bundle
+
+
+def _registry_uri(source: Source, uri: str | None) -> str | None:
+    if uri is not None:
+        return uri
+    if source.record is not None:
+        return source.record.uri
+    mlflow = (source.job.get("tracker") or {}).get("mlflow") or {}
+    return mlflow.get("uri")

@@ -1,0 +1,108 @@
+"""Where a chosen point is taken from: a study folder, or a run in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..objectives.evaluation import Artifact, Evaluation
+from ..objectives.front import ParetoFront
+from ..objectives.point import Point
+from ..trackers.artifact_store import sha256_of
+from ..trackers.mlflow_read import RunRecord, download_artifact, read_run
+from ..trackers.study import Study
+
+
+@dataclass(frozen=True)
+class Source:
+    """A front to choose from and the files that belong to it.
+
+    baseline: the identity plan's evaluation at each rung. number: the trial that the user named by
+    naming its run, or None. run_id, uri: the MLflow run of the search, where there is one.
+    """
+
+    name: str
+    study_id: str
+    job: Mapping[str, Any]
+    front: ParetoFront
+    baseline: Mapping[str, Evaluation]
+    number: int | None
+    folder: Path | None = None
+    record: RunRecord | None = None
+
+    def fetch(self, artifact: Artifact, to: Path) -> Path | None:
+        """The exported file, copied into the folder ``to``; None where it was not kept.
+
+        Raises InputError when the file's bytes are not those that were measured.
+        """
+        target = to / artifact.file_name
+        if self.folder is not None:
+            stored = self.folder / "artifacts" / artifact.file_name
+            if not stored.is_file():
+                return None
+            target.write_bytes(stored.read_bytes())
+        elif self.record is not None:
+            name = f"models/{artifact.file_name}"
+            if name not in self.record.artifacts:
+                return None
+            target = download_artifact(self.record.parent_run_id, name, to, self.record.uri)
+        if sha256_of(target) != artifact.sha256:
+            target.unlink()
+            raise InputError(
+                str(artifact.file_name),
+                "its content is not what was measured (its sha256 differs)",
+                "the file was changed or damaged; delete it and pull again to rebuild it",
+            )
+        return target
+
+
+def open_source(source: str | Path, uri: str | None = None) -> Source:
+    """A study folder, or ``mlflow:RUN_ID`` (the search's run or one trial's).
+
+    Raises InputError when there is none, EnvironmentFault when MLflow cannot be reached.
+    """
+    text = str(source)
+    if text.startswith("mlflow:"):
+        return _from_run(read_run(text.removeprefix("mlflow:"), uri))
+    with Study.open(Path(text)) as study:
+        found = {rung: study.baseline_at(rung) for rung in ("measure", "confirm")}
+        return Source(
+            name=study.name,
+            study_id=study.id,
+            job=study.job,
+            front=study.front(),
+            baseline={rung: e for rung, e in found.items() if e is not None},
+            number=None,
+            folder=Path(text),
+        )
+
+
+def _from_run(record: RunRecord) -> Source:
+    found = {rung: record.baseline(rung) for rung in ("measure", "confirm")}
+    return Source(
+        name=record.study["name"],
+        study_id=record.study_id,
+        job=record.study["job"],
+        front=record.front(),
+        baseline={rung: e for rung, e in found.items() if e is not None},
+        number=record.number,
+        record=record,
+    )
+
+
+def choose(source: Source, where: str | None, best: str | None, trial: int | None) -> Point:
+    """The point that the user means: by number, by the run named, or the best of those allowed.
+
+    Raises InputError when nothing says which, NothingMeetsError when no point meets ``where``.
+    """
+    number = trial if trial is not None else source.number
+    if number is not None:
+        return source.front[number]
+    if best is None:
+        raise InputError(
+            "--best", "not given", "name what the point shall be best in, e.g. --best latency_ms"
+        )
+    return source.front.choose(where, best)
