@@ -30,3 +30,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     left = len(terminalreporter.stats.get("deselected", []))
     if left:
         terminalreporter.write_line(f"left out: {left} slow tests; run them with: pytest -m slow")
+
+
+@pytest.fixture(scope="session")
+def digits_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished real search on scikit-learn's digits, 8 trials, logged to a SQLite MLflow store.
+
+    The job file lies beside it (``job.yaml``); tests that change the folder copy it first.
+    """
+    from paretune.search.quickstart import JOB, train
+    from paretune.search.run import Search
+
+    folder = tmp_path_factory.mktemp("digits")
+    job, weights = folder / "job.yaml", folder / "digits.safetensors"
+    text = JOB.format(name="job.yaml", trials=8, workers=1)
+    job.write_text(text.replace("  weights: digits.safetensors\n", ""), encoding="utf-8")
+    train(job, weights)
+    job.write_text(text, encoding="utf-8")
+    Search(job, folder / "study").run(display="quiet").close()
+    return folder / "study"

@@ -1,0 +1,235 @@
+"""The job file: what to compress, what may change, what counts and how long to search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import PrivateAttr, ValidationError
+
+from ..errors import InputError
+from .job_errors import explain
+from .sections import JobSections
+from .yaml_source import MOST_DEPTH, Lines, dump_yaml, read_yaml
+
+DEFAULT_TARGET = "onnxruntime-cpu"
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+
+
+class Job(JobSections):
+    """A checked job: every section with its defaults, every path absolute. Frozen.
+
+    ``job.task.model``, ``job.search.trials`` ... as in :mod:`.sections`; ``job.folder`` is the
+    folder that relative paths started from.
+    """
+
+    _source: str = PrivateAttr("job")
+    _lines: Lines | None = PrivateAttr(None)
+
+    def where(self, section: str) -> str:
+        """Where a value stands, for messages: ``"job.yaml:12: search.sampler"``."""
+        return _where(self._source, self._lines, _path(section))
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved job as plain JSON; :func:`load_job` reads it back equal."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved job as a file that :func:`load_job` reads back equal."""
+        return dump_yaml(self.to_json())
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that two jobs share exactly if they say the same."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+def load_job(source: Path | str | Mapping[str, Any] | Job) -> Job:
+    """Read and check a job: a YAML file, or the same as a mapping (e.g. ``Job.to_json()``).
+
+    Relative paths start from the file's folder (for a mapping: its ``folder`` key, else the working
+    directory); ``${NAME}`` in paths and arguments is replaced from the environment.
+
+    Raises InputError: ``job.yaml:12: search.trails: unknown key 'trails'; did you mean 'trials'?``
+    """
+    if isinstance(source, Job):
+        return source
+    name, lines, base = "job", None, Path.cwd()
+    if isinstance(source, Mapping):
+        data = _plain(source, "job", None)
+    else:
+        name, base = str(source), Path(source).absolute().parent
+        data, lines = read_yaml(source)
+        data = _plain(data, name, lines)
+    if "recover" in data:
+        raise InputError(
+            _where(name, lines, ("recover",)), "this version has no recovery", "remove the section"
+        )
+    job = _validated(data, name, lines)
+    folder = _absolute(str(job.folder), base, job.where("folder"))
+    resolved = _settle_target(job, _resolve(job, Path(folder)))
+    return _validated(resolved, name, lines)
+
+
+def job_schema() -> dict[str, Any]:
+    """The JSON Schema of job files, for editors."""
+    return Job.model_json_schema()
+
+
+def _validated(data: dict[str, Any], name: str, lines: Lines | None) -> Job:
+    try:
+        job = Job.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, data, Job, lambda path: _where(name, lines, path)) from None
+    job._source, job._lines = name, lines
+    return job
+
+
+def _plain(value: Any, name: str, lines: Lines | None, path: tuple[str | int, ...] = ()) -> Any:
+    """A copy made of plain finite JSON values; anything else is refused with its place."""
+    if len(path) > MOST_DEPTH:
+        raise InputError(_where(name, lines, path[:4]), f"nesting deeper than {MOST_DEPTH}", "")
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise InputError(_where(name, lines, path), f"key {key!r:.80} is not text", "")
+        return {str(k): _plain(v, name, lines, (*path, str(k))) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, name, lines, (*path, i)) for i, v in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise InputError(_where(name, lines, path), "a whole number over 64 bits", "shorten it")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(
+            _where(name, lines, path), f"expected a finite number, got {value!r}", "correct it"
+        )
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    kind = type(value).__name__
+    raise InputError(
+        _where(name, lines, path), f"a {kind} is no plain value", "use text or numbers"
+    )
+
+
+def _path(section: str) -> tuple[str | int, ...]:
+    """``"objectives[1].latency_ms"`` -> ``("objectives", 1, "latency_ms")``."""
+    return tuple(int(i) if i else key for i, key in _STEP.findall(section))
+
+
+def _where(name: str, lines: Lines | None, path: tuple[str | int, ...]) -> str:
+    spot = name
+    if lines is not None and path and path[:1] in lines.numbers:
+        spot = f"{name}:{lines(path)}"
+    dotted = ""
+    for part in path:
+        key = part if isinstance(part, int) or part.isprintable() else repr(part)
+        dotted += f"[{key}]" if isinstance(key, int) else f".{key[:60]}"
+    return f"{spot}: {dotted.lstrip('.')}" if dotted else spot
+
+
+def _resolve(job: Job, folder: Path) -> dict[str, Any]:
+    """The job as plain JSON with variables replaced and every path absolute."""
+    data = job.to_json()
+    data["folder"] = str(folder)
+    task, source = data["task"], data["task"]["data"]
+    if task["weights"] and not task["weights"].startswith("torchvision:"):
+        task["weights"] = _absolute(task["weights"], folder, job.where("task.weights"))
+    for key in ("train", "search", "evaluate", "root"):
+        if isinstance(source[key], str):
+            source[key] = _absolute(source[key], folder, job.where(f"task.data.{key}"))
+    for key in ("model", "score", "loss", "divergence"):
+        task[key] = _code(task[key], folder, job.where(f"task.{key}"))
+    source["kind"] = _code(source["kind"], folder, job.where("task.data.kind"))
+    task["model_args"] = _expanded(task["model_args"], job.where("task.model_args"))
+    source["args"] = _expanded(source["args"], job.where("task.data.args"))
+    mlflow = (data["tracker"] or {}).get("mlflow")
+    if mlflow:
+        spot = job.where("tracker.mlflow.uri")
+        mlflow["uri"] = _expanded(mlflow["uri"], spot)
+        start, _, path = mlflow["uri"].partition("sqlite:///")
+        if start == "" and path and not path.startswith(("/", ":")):
+            mlflow["uri"] = "sqlite:///" + _absolute(path, folder, spot)
+        mlflow["experiment"] = mlflow["experiment"] or job.name
+    return data
+
+
+def _code(spec: str | None, folder: Path, where: str) -> str | None:
+    """``file.py:callable`` with the file's absolute path; other specs as they are."""
+    if spec is None:
+        return None
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        return spec
+    return f"{_absolute(file, folder, where)}:{name}"
+
+
+def _absolute(text: str, folder: Path, where: str) -> str:
+    text = _expanded(text, where)
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise InputError(where, f"the path {text!r:.100} has a control character", "remove it")
+    if text.startswith("~"):
+        raise InputError(where, f"'~' in {text!r:.100} is not expanded", "write ${HOME} instead")
+    return os.path.abspath(os.path.join(folder, text))
+
+
+def _expanded(value: Any, where: str) -> Any:
+    """``${NAME}`` replaced from the environment, in text and inside containers."""
+    if isinstance(value, dict):
+        return {k: _expanded(v, where) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expanded(v, where) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def known(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1]) if match[1] else None
+        if not found:
+            raise InputError(
+                where,
+                f"the environment variable {match[1]!r:.80} is not set",
+                "set it, or write the path itself",
+            )
+        return found
+
+    return _VARIABLE.sub(known, value)
+
+
+def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
+    """Take the target's name, batch and threads from the objectives that name them."""
+    target = data["target"]
+    stated = {k: target[k] for k in job.target.model_fields_set if target[k] is not None}
+    for index, item in enumerate(data["objectives"]):
+        name, options = next(iter(item.items())) if isinstance(item, dict) else ("", None)
+        for option, key in (("target", "name"), ("batch", "batch"), ("threads", "threads")):
+            value = (options or {}).get(option)
+            if value is None:
+                continue
+            spot = job.where(f"objectives[{index}].{name}.{option}")
+            if key == "name" and not isinstance(value, str):
+                raise InputError(spot, f"expected a target's name, got {value!r:.80}", "")
+            if key != "name" and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(spot, f"expected a whole number, got {value!r:.80}", "")
+            if stated.setdefault(key, value) != value:
+                raise InputError(
+                    spot,
+                    f"{value!r:.80} differs from {stated[key]!r:.80} named before",
+                    "a job is measured on one target, with one batch size and thread count",
+                )
+    data["target"] = target | stated
+    data["target"]["name"] = data["target"]["name"] or DEFAULT_TARGET
+    return data

@@ -1,0 +1,191 @@
+"""The sections of a job file: their keys, types, bounds and defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+
+class Section(BaseModel):
+    """A part of a job: frozen, strictly typed, no unknown keys, finite numbers only."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Arguments = dict[str, Any]
+Several = Field(strict=False)  # a tuple that takes a list
+
+
+class DataSection(Section):
+    """The data: ``kind`` says where it comes from, the rest how it is read and divided.
+
+    kind: digits, imagefolder, torchvision, or a callable (``module:callable``,
+        ``file.py:callable``) that returns the data sets; ``args`` are its arguments.
+    train, search, evaluate: imagefolder: folders with a folder a class. digits: numbers of images.
+        ``search`` as a number takes that many examples, class-balanced, out of the evaluation data
+        (default: 1000, at most half of it); the figures are then reported on the rest.
+    train_count: use only that many training examples (a class-balanced part).
+    size, resize: pixels. Images of another size have their shorter side resized to ``resize``
+        (default: size) and the centre cropped to ``size`` x ``size``.
+    channels: 3 (default) or 1, for imagefolder. mean, std: one number a channel, for pixels / 255.
+    dataset, root, download: torchvision: which set, its folder, whether it may be downloaded.
+    """
+
+    kind: Text
+    train: Text | Count | None = None
+    search: Text | Count | None = None
+    evaluate: Text | Count | None = None
+    train_count: Count | None = None
+    size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    resize: Annotated[int, Field(ge=1, le=8192)] | None = None
+    channels: Literal[1, 3] | None = None
+    mean: Annotated[tuple[float, ...], Several] | None = None
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Several] | None = None
+    dataset: Text | None = None
+    root: Text | None = None
+    download: bool = False
+    args: Arguments = Field(default_factory=dict)
+
+
+class TaskSection(Section):
+    """WHAT is compressed.
+
+    model: ``module:callable`` or ``file.py:callable`` that returns an nn.Module, or
+        ``torchvision:resnet18``; model_args: its arguments.
+    weights: a ``.safetensors`` or ``.pt`` file, or ``torchvision:IMAGENET1K_V1``.
+    score: accuracy, fidelity (no labels needed), or a callable ``(predict, batches) -> float``.
+    loss, divergence: callables ``(outputs, targets) -> scalar`` and ``(original, candidate) ->
+        scalar``; default cross-entropy and KL.
+    """
+
+    model: Text
+    model_args: Arguments = Field(default_factory=dict)
+    weights: Text | None = None
+    data: DataSection
+    score: Text = "accuracy"
+    loss: Text | None = None
+    divergence: Text | None = None
+
+
+class Prune(Section):
+    """How far channels may be cut: the smallest share kept, and the step in channels."""
+
+    smallest_keep: Share = 0.25
+    step: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class Rank(Section):
+    """Ranks offered, as shares of the surviving channels."""
+
+    ratios: Annotated[tuple[Share, ...], Field(strict=False, min_length=1, max_length=32)] = (
+        0.75,
+        0.5,
+        0.25,
+    )
+
+
+class SpaceSection(Section):
+    """What may change. freeze: module names left alone; absent = the classifier."""
+
+    prune: bool | Prune = True
+    bits: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=32)], ...],
+        Field(strict=False, min_length=1, max_length=16),
+    ] = (8, 32)
+    rank: bool | Rank = True
+    freeze: Annotated[tuple[Text, ...], Several] | None = None
+
+    @field_validator("bits")
+    @classmethod
+    def _no_twins(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+        return _distinct(bits)
+
+
+class TargetSection(Section):
+    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu."""
+
+    name: Text | None = None
+    format: Literal["qoperator", "qdq"] = "qoperator"
+    calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
+    batch: Annotated[int, Field(ge=1, le=4096)] = 1
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class SearchSection(Section):
+    """Budget and sampler. timeout in minutes, deadline in seconds for one candidate."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)] = 100
+    timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    sampler: Text = "nsga2"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    window: Annotated[int, Field(ge=1, le=1024)] | None = None
+    deadline: Annotated[float, Field(gt=0, le=1e6)] = 600.0
+    memory_gb: Annotated[float, Field(gt=0, le=1e5)] | None = None
+    population: Annotated[int, Field(ge=2, le=10_000)] | None = None
+
+
+class MlflowSection(Section):
+    """Where MLflow keeps the runs. experiment: absent = the job's name."""
+
+    uri: Text = "sqlite:///mlflow.db"
+    experiment: Text | None = None
+    artifacts: Literal["front", "none"] = "front"
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str) -> str:
+        if uri.startswith("http") and "@" in urlsplit(uri).netloc:
+            raise PydanticCustomError(
+                "secret",
+                "the address carries a password; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment instead",
+            )
+        return uri
+
+
+class TrackerSection(Section):
+    """WHO remembers, besides the study on disk."""
+
+    mlflow: MlflowSection | None = None
+
+
+class JobSections(Section):
+    """A whole job file. folder: what relative paths start from (default: the file's own folder)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
+    folder: Annotated[Path, Field(strict=False)] = Path()
+    task: TaskSection
+    space: SpaceSection = Field(default_factory=SpaceSection)
+    target: TargetSection = Field(default_factory=TargetSection)
+    objectives: Annotated[
+        tuple[Text | dict[str, dict[str, Any] | None], ...],
+        Field(strict=False, min_length=1, max_length=8),
+    ] = ("accuracy", "size_bytes", "latency_ms")
+    constraints: Annotated[tuple[Text, ...], Field(strict=False, max_length=64)] = ()
+    search: SearchSection = Field(default_factory=SearchSection)
+    tracker: TrackerSection | None = None
+
+    @field_validator("objectives")
+    @classmethod
+    def _one_key_each(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        for item in items:
+            if isinstance(item, dict) and len(item) != 1:
+                raise PydanticCustomError("one_key", "an objective is a name or one name: options")
+        return _distinct(items)
+
+
+def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    for index, item in enumerate(items):
+        if item in items[:index]:
+            raise PydanticCustomError("twin", f"{str(item)[:60]!r} is listed twice; remove one")
+    return items
