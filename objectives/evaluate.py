@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CandidateError
+from ..errors import CandidateError, EnvironmentFault
 from ..operators.compress import Compressed, Compressor
 from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
-from ..targets.target import Target
+from ..targets.speed_states import SpeedStates
+from ..targets.target import Target, Timing
 from ..tasks.job import load_job
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
@@ -29,6 +30,10 @@ from .evaluation import Artifact, Evaluation
 from .problem import Problem
 
 TIMING_ATTEMPTS = 3
+SAME_STATE = 0.10
+"""Baseline levels closer than this share are one speed state."""
+OTHER_STATE_ERROR = 0.05
+"""Least relative error of a ratio that could only be had in another speed state."""
 
 
 class Evaluator:
@@ -89,7 +94,8 @@ class Evaluator:
         baseline: Evaluation | None = None,
         artifact: Artifact | None = None,
     ) -> Evaluation:
-        """The numbers of ``plan``; a failure is an Evaluation with its cause, never an exception.
+        """The numbers of ``plan``; a failure is an Evaluation with its cause, not an exception
+        (but EnvironmentFault, when the disk refuses).
 
         rung: ``"measure"`` scores on the search split, ``"confirm"`` on the evaluate split.
         baseline: the identity plan's evaluation at the same rung; None: this *is* the baseline.
@@ -100,6 +106,8 @@ class Evaluator:
             return self._evaluate(plan, rung, baseline, artifact)
         except CandidateError as error:
             return Evaluation.failure(plan, str(error), rung, traceback.format_exc())
+        except EnvironmentFault:
+            raise
         except MemoryError as error:
             return Evaluation.failure(plan, f"out of memory: {error}", rung)
         except Exception as error:
@@ -114,15 +122,16 @@ class Evaluator:
         artifact: Artifact | None,
     ) -> Evaluation:
         seconds: dict[str, float] = {}
-        with _clocked(seconds, "compress"):
-            made = self.compressor.compress(plan)
-        with _clocked(seconds, "export"):
-            if artifact is None or not self._path(artifact).exists():
-                artifact = self._export(made)
-        path = self._path(artifact)
-        with _clocked(seconds, "score"):
-            split = self.task.search if rung == "measure" else self.task.evaluate
-            result = self.task.score.measure(self._predict(path), split)
+        with self._working(rung):
+            with _clocked(seconds, "compress"):
+                made = self.compressor.compress(plan)
+            with _clocked(seconds, "export"):
+                if artifact is None or not self._path(artifact).exists():
+                    artifact = self._export(made)
+            path = self._path(artifact)
+            with _clocked(seconds, "score"):
+                split = self.task.search if rung == "measure" else self.task.evaluate
+                result = self.task.score.measure(self._predict(path), split)
         values = dict(result.values)
         errors = dict(result.errors)
         values |= {
@@ -130,10 +139,10 @@ class Evaluator:
             "params": float(count_params(made.network)),
             "macs": float(count_macs(made.network, self.task.example)),
         }
-        notes: dict[str, Any] = {"examples": result.count, "target": self.target.name}
+        notes: dict[str, Any] = {"examples": result.count, "environment": self.target.description}
         if self.timed:
             with _clocked(seconds, "time"):
-                self._time(path, baseline, values, errors, notes)
+                self._time(path, rung, baseline, values, errors, notes)
         _relate(values, errors, baseline, self.task.score.name)
         return Evaluation(
             plan=plan,
@@ -173,37 +182,69 @@ class Evaluator:
     def _time(
         self,
         path: Path,
+        rung: str,
         baseline: Evaluation | None,
         values: dict[str, float],
         errors: dict[str, float],
         notes: dict[str, Any],
     ) -> None:
+        timing, same_state = self._timing(path, rung, baseline)
+        if timing.unstable:
+            raise CandidateError(
+                f"latency unstable in {TIMING_ATTEMPTS} attempts: the machine's speed changes"
+            )
+        ratio, error = timing.ratio, timing.ratio_error
+        if baseline is None:
+            values["latency_ms"], ratio = timing.baseline_ms, 1.0
+        else:
+            values["latency_ms"] = ratio * baseline.values["latency_ms"]
+            error = error if same_state else max(error, OTHER_STATE_ERROR * ratio)
+        values["latency_ratio"], errors["latency_ratio"] = ratio, error
+        errors["latency_ms"] = error * values["latency_ms"] / ratio
+        notes["timing"] = {
+            "batch": self.batch,
+            "rounds": timing.rounds,
+            "state": timing.state,
+            "share": timing.share,
+            "baseline_ms": timing.baseline_ms,
+            "same_state": same_state,
+            "quiet": rung == "confirm",
+        }
+        if baseline is None and self.target.states is not None:
+            notes["speed_states"] = self.target.states.to_json()
+
+    def _timing(self, path: Path, rung: str, baseline: Evaluation | None) -> tuple[Timing, bool]:
+        """A timing in the speed state that the baseline was timed in, if that can be had.
+
+        A confirmed one waits until no other candidate is at work on this machine.
+        """
         reference = path
         if baseline is not None and baseline.artifact is not None:
             reference = self._path(baseline.artifact)
         for _ in range(TIMING_ATTEMPTS):
-            with _device(self.folder / f"device-{self.target.name}.lock"):
+            known = baseline.notes.get("speed_states") if baseline is not None else None
+            self.target.states = SpeedStates.from_json(known) if known else None
+            with ExitStack() as locks:
+                if rung == "confirm":
+                    locks.enter_context(_held(self.folder / "machine.lock", fcntl.LOCK_EX))
+                device = self.folder / f"device-{self.target.name}.lock"
+                locks.enter_context(_held(device, fcntl.LOCK_EX))
                 timing = self.target.time(path, reference, self._timed_inputs)
-            if not timing.unstable:
+            level = timing.baseline_ms
+            expected = baseline.values["latency_ms"] if baseline is not None else level
+            same_state = abs(level / expected - 1) <= SAME_STATE
+            if same_state and not timing.unstable:
                 break
-        else:
-            raise CandidateError(
-                f"latency unstable after {TIMING_ATTEMPTS} attempts: the machine's speed changes"
-            )
-        if baseline is None:
-            values["latency_ms"], values["latency_ratio"] = timing.baseline_ms, 1.0
-        else:
-            values["latency_ratio"] = timing.ratio
-            values["latency_ms"] = timing.ratio * baseline.values["latency_ms"]
-        errors["latency_ratio"] = timing.ratio_error
-        errors["latency_ms"] = timing.ratio_error * values["latency_ms"] / values["latency_ratio"]
-        notes |= {
-            "batch": self.batch,
-            "rounds": timing.rounds,
-            "speed_state": timing.state,
-            "state_share": timing.share,
-            "baseline_ms_here": timing.baseline_ms,
-        }
+        return timing, same_state
+
+    @contextmanager
+    def _working(self, rung: str) -> Iterator[None]:
+        """While a front is confirmed, say that this core is busy, so that timings wait."""
+        if rung != "confirm":
+            yield
+            return
+        with _held(self.folder / "machine.lock", fcntl.LOCK_SH):
+            yield
 
     def predictions_agree(self, plan: CompressionPlan, artifact: Artifact) -> float:
         """Share of search examples on which the exported file and the torch network agree."""
@@ -243,10 +284,10 @@ def _clocked(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 @contextmanager
-def _device(lock: Path) -> Iterator[None]:
-    """Only one timing at a time on a device; evaluations on other cores go on."""
+def _held(lock: Path, kind: int) -> Iterator[None]:
+    """A file lock shared by the processes of this machine, released even when they are killed."""
     with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, kind)
         try:
             yield
         finally:

@@ -127,6 +127,7 @@ def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:
     return block.pop() if len(block) == 1 else Bits()
 
 
+@torch.inference_mode(False)
 def apply(
     network: nn.Module,
     plan: CompressionPlan | Mapping[str, Any],

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tensorly
 import torch
-from tensorly.decomposition import partial_tucker
+from tensorly.base import unfold
+from tensorly.tenalg import mode_dot
 from torch import Tensor, nn
 
 from ..errors import CandidateError
+
+_SWEEPS, _GAIN = 30, 1e-5  # at most; stop when the core's norm grows by less than this share
 
 
 def factorise(module: nn.Module, method: str, ranks: tuple[int, ...], name: str) -> nn.Sequential:
@@ -67,11 +70,7 @@ def _svd_conv(module: nn.Conv2d, rank: int) -> nn.Sequential:
 
 
 def _tucker2(module: nn.Conv2d, r_out: int, r_in: int) -> nn.Sequential:
-    with tensorly.backend_context("pytorch", local_threadsafe=True):
-        (core, (out, into)), _ = partial_tucker(
-            module.weight.detach().double(), rank=[r_out, r_in], modes=[0, 1], init="svd", tol=1e-6
-        )
-    core, out, into = (t.to(module.weight.dtype) for t in (core, out, into))
+    core, out, into = tucker2(module.weight.detach(), r_out, r_in)
     first = nn.Conv2d(module.in_channels, r_in, 1, bias=False)
     middle = nn.Conv2d(
         r_in, r_out, module.kernel_size, module.stride, module.padding, module.dilation, bias=False
@@ -80,6 +79,35 @@ def _tucker2(module: nn.Conv2d, r_out: int, r_in: int) -> nn.Sequential:
     return _filled(
         [first, middle, last], [into.T[:, :, None, None], core, out[:, :, None, None]], module.bias
     )
+
+
+def tucker2(weight: Tensor, r_out: int, r_in: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Core (r_out, r_in, k, k) and factors (out, r_out), (in, r_in) of a kernel (out, in, k, k).
+
+    Higher-order orthogonal iteration over the two channel modes (De Lathauwer et al., "On the Best
+    Rank-1 and Rank-(R1,...,RN) Approximation", 2000, section 4). The leading singular vectors of an
+    unfolding come from its small Gram matrix instead of a decomposition of the whole unfolding.
+    """
+    with tensorly.backend_context("pytorch", local_threadsafe=True):
+        kernel = weight.double()
+        into = _leading(unfold(kernel, 1), r_in)
+        out = _leading(unfold(kernel, 0), r_out)
+        core, before = mode_dot(mode_dot(kernel, out.T, 0), into.T, 1), 0.0
+        for _ in range(_SWEEPS):
+            norm = float(core.norm())
+            if norm <= before * (1 + _GAIN):
+                break
+            before = norm
+            out = _leading(unfold(mode_dot(kernel, into.T, 1), 0), r_out)
+            into = _leading(unfold(mode_dot(kernel, out.T, 0), 1), r_in)
+            core = mode_dot(mode_dot(kernel, out.T, 0), into.T, 1)
+    return core.to(weight.dtype), out.to(weight.dtype), into.to(weight.dtype)
+
+
+def _leading(unfolded: Tensor, rank: int) -> Tensor:
+    """The ``rank`` leading left singular vectors, as columns."""
+    _, vectors = torch.linalg.eigh(unfolded @ unfolded.T)  # ascending eigenvalues
+    return vectors[:, -rank:].flip(1)
 
 
 def _filled(

@@ -17,6 +17,7 @@ from .surgery import cut, spread
 from .trace import ChannelGroup, trace_groups
 
 
+@torch.inference_mode(False)
 def discover(
     network: nn.Module,
     example: Tensor,

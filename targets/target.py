@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..spaces.choices import Choices
+from .speed_states import SpeedStates
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Timing:
     ratio: candidate over baseline, median over rounds of one speed state.
     ratio_error: one standard error of ``ratio``.
     baseline_ms: the baseline's level in that state, milliseconds for one batch.
-    state: which of the speed states learned at the start the rounds belong to; share: of the rounds.
+    state: which of the speed states learned at the start the rounds belong to; share: of all.
     rounds: rounds used. unstable: too few rounds of one state; then the numbers are not to be used.
     notes: diagnostics (minimum, quantiles, threads, pinned core).
     """
@@ -58,11 +59,21 @@ class Runtime(Protocol):
 
 
 class Target(Protocol):
-    """A runtime on some hardware. Implementations live one per file and are listed in TARGETS."""
+    """A runtime on some hardware. Implementations live one per file and are listed in TARGETS.
+
+    format: extension of the exported file, e.g. "onnx". states: speed states that timings are
+    compared within; None = learned at the next timing.
+    """
 
     name: str
     choices: Choices
-    format: str  # extension of the exported file, e.g. "onnx"
+    format: str
+    states: SpeedStates | None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Versions, options and hardware as plain JSON: the conditions of a measurement."""
+        ...
 
     def export(
         self,

@@ -1,0 +1,109 @@
+"""A float32 network that computes like its quantised file: rounded weights and activations.
+
+Simulated quantisation as in Jacob et al., "Quantization and Training of Neural Networks for
+Efficient Integer-Arithmetic-Only Inference" (CVPR 2018, section 3), with the very scales of the
+exported file: BatchNorm folded into the weights first, weights per output channel and symmetric,
+activations unsigned with a zero point.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ..targets.onnx_scales import Affine, LayerScales
+
+
+def round_affine(x: Tensor, affine: Affine) -> Tensor:
+    """``x`` rounded to the nearest representable value (half to even), clamped to the range."""
+    integers = torch.round(x / affine.scale) + affine.zero_point
+    return (integers.clamp(affine.low, affine.high) - affine.zero_point) * affine.scale
+
+
+def round_weight(weight: Tensor, scale: Tensor, most: int) -> Tensor:
+    """Weights as integers from -``most`` to ``most``, one scale per output channel (axis 0)."""
+    by_channel = scale.reshape(-1, *[1] * (weight.dim() - 1))
+    return torch.round(weight / by_channel).clamp(-most, most)
+
+
+def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
+    """A copy in which each BatchNorm that reads one convolution's output is folded into it.
+
+    example: (1, ...) float32, run once to see which follows which.
+    """
+    folded = copy.deepcopy(network).eval()
+    makers: dict[int, str] = {}
+    pairs: dict[str, str] = {}
+    kept: list[Tensor] = []  # alive, so that no two share an id
+
+    def made(_: nn.Module, __: tuple[Tensor, ...], out: Tensor, name: str) -> None:
+        makers[id(out)] = name
+        kept.append(out)
+
+    def read(_: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
+        if id(args[0]) in makers:
+            pairs[name] = makers[id(args[0])]
+
+    hooks = []
+    for name, module in folded.named_modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(
+                module.register_forward_hook(lambda m, a, o, name=name: made(m, a, o, name))
+            )
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: read(m, a, name)))
+    with torch.no_grad():
+        folded(example)
+    for hook in hooks:
+        hook.remove()
+    for bn_name, conv_name in pairs.items():
+        conv, bn = folded.get_submodule(conv_name), folded.get_submodule(bn_name)
+        _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))  # type: ignore[type-var]
+        _set(folded, bn_name, nn.Identity())
+    return folded
+
+
+def fake_quantise(
+    network: nn.Module, example: Tensor, scales: Mapping[str, LayerScales]
+) -> nn.Module:
+    """A copy of ``network`` that rounds what the quantised file rounds.
+
+    network: the float32 network that was exported, eval mode. scales: of the exported file, by
+    layer (see :func:`paretune.targets.onnx_scales.read_scales`); layers not named stay float32.
+    """
+    made = fold_batchnorm(network, example)
+    for name, layer in scales.items():
+        module = made.get_submodule(name)
+        weight, bias = module.weight, module.bias
+        if not isinstance(weight, Tensor):
+            raise TypeError(type(module).__name__)
+        scale = torch.from_numpy(layer.weight_scale.copy()).to(weight.dtype)
+        most = int(abs(layer.weight.astype("int32")).max())
+        with torch.no_grad():
+            by_channel = scale.reshape(-1, *[1] * (weight.dim() - 1))
+            weight.copy_(round_weight(weight, scale, max(most, 1)) * by_channel)
+            if isinstance(bias, Tensor):
+                step = scale * layer.input.scale
+                bias.copy_(torch.round(bias / step) * step)
+        _round_around(module, layer)
+    return made
+
+
+def _round_around(module: nn.Module, layer: LayerScales) -> None:
+    def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (round_affine(args[0], layer.input), *args[1:])
+
+    def after(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out if layer.output is None else round_affine(out, layer.output)
+
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+
+
+def _set(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)

@@ -1,0 +1,252 @@
+"""What a person sees of a running search: a live picture, plain lines, or nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import InputError, nearest
+from ..objectives.answers import conclusion, ratio
+from ..objectives.wording import label, legible, points, summary
+from .events import Event
+
+if TYPE_CHECKING:
+    from ..objectives.evaluation import Evaluation
+    from ..objectives.front import ParetoFront
+    from ..objectives.point import Point
+    from ..trackers.study import Study
+
+DISPLAYS = ("auto", "live", "plain", "quiet")
+_ROWS = 6
+_FRONT_EVERY_S = 2.0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is said before the first trial. plans: size of the space; parameters: its dimensions."""
+
+    plans: int
+    parameters: int
+    sampler: str
+    workers: int
+
+
+class QuietDisplay:
+    """Says nothing; the others build on it. Enter it around the search."""
+
+    def __init__(self, study: Study, opening: Opening, console: Console | None = None) -> None:
+        self.study, self.opening = study, opening
+        self.console = console or Console(stderr=True)
+
+    def __enter__(self) -> QuietDisplay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def on_event(self, event: Event) -> None:
+        """Nothing."""
+
+
+class PlainDisplay(QuietDisplay):
+    """One line for each thing that happens: for logs and pipes."""
+
+    def on_event(self, event: Event) -> None:
+        """Print it."""
+        for line in self.lines(event):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def lines(self, event: Event) -> list[str]:
+        """The event in words."""
+        evaluation = event.evaluation
+        if event.kind == "baseline" and evaluation is not None:
+            return self._opening_lines(event, evaluation)
+        if event.kind == "resumed":
+            return [f"going on: {event.note}"]
+        if event.kind in ("trial", "confirmed") and evaluation is not None:
+            name = "baseline" if event.number is not None and event.number < 0 else "trial"
+            number = "" if name == "baseline" else f" {event.number}"
+            count = f"[{event.progress.done}/{event.progress.trials}] "
+            start = count if event.kind == "trial" else "confirmed "
+            return [f"{start}{name}{number}: {self.outcome(evaluation)} ({event.seconds:.1f} s)"]
+        if event.kind == "confirming":
+            return [f"measuring the front again on the evaluation data: {event.note}"]
+        if event.kind == "ended":
+            failed = f", {event.progress.failed} failed" if event.progress.failed else ""
+            done = f"{event.note}: {event.progress.done} trials{failed}"
+            return [done, conclusion(self.study.front())]
+        return []
+
+    def outcome(self, evaluation: Evaluation) -> str:
+        """``91.20 % (−0.28), 303 kB, 0.410 ms · int8 20/20``, or why it failed."""
+        if evaluation.failed:
+            return f"failed: {evaluation.cause}"
+        values = evaluation.values
+        parts = [legible(o.name, values.get(o.name)) for o in self.study.objectives]
+        if "accuracy_drop" in values and parts:
+            parts[0] += f" ({points(values['accuracy_drop'])})"
+        base = self.study.baseline
+        return f"{', '.join(parts)} · {summary(evaluation.plan, base.plan if base else None)}"
+
+    def _opening_lines(self, event: Event, baseline: Evaluation) -> list[str]:
+        parts = [
+            f"{label(o.name).lower()} {legible(o.name, baseline.values.get(o.name))}"
+            for o in self.study.objectives
+        ]
+        opening, left = self.opening, event.progress.trials - event.progress.done
+        expected = sum(baseline.seconds.values()) * left / opening.workers
+        return [
+            f"baseline: {', '.join(parts)}",
+            f"space: {number(opening.plans)} plans in {opening.parameters} parameters",
+            f"budget: {event.progress.trials} trials, {opening.sampler}, "
+            f"{opening.workers} worker{'s' if opening.workers > 1 else ''}; "
+            f"about {duration(expected)} for {left} trials",
+        ]
+
+
+class LiveDisplay(PlainDisplay):
+    """A bar with the time left, the front so far and the last failure, redrawn in place."""
+
+    def __init__(self, study: Study, opening: Opening, console: Console | None = None) -> None:
+        super().__init__(study, opening, console)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._task = self._bar.add_task("baseline", total=None, note="loading and measuring")
+        self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
+        self._table: RenderableType = Text()
+        self._failure = ""
+        self._due = 0.0
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def __rich__(self) -> RenderableType:
+        failure = Text(self._failure, style="red", no_wrap=True, overflow="ellipsis")
+        return Group(self._table, failure, self._bar)
+
+    def on_event(self, event: Event) -> None:
+        """Redraw; only the opening and the end stay on the screen."""
+        progress = event.progress
+        if event.kind in ("baseline", "resumed"):
+            self._say(event)
+        if event.kind in ("baseline", "resumed", "trial"):
+            left = progress.seconds_left
+            note = f"{progress.failed} failed" if progress.failed else ""
+            if left is not None and progress.done < progress.trials:
+                note = ", ".join(filter(None, [f"about {duration(left)} left", note]))
+            self._bar.update(
+                self._task,
+                description="trials",
+                total=progress.trials,
+                completed=progress.done,
+                note=note,
+            )
+        if event.kind == "trial" and event.evaluation is not None and event.evaluation.failed:
+            self._failure = f"trial {event.number} failed: {event.evaluation.cause}"
+        if event.kind == "confirming":
+            count = int(event.note.split()[0])
+            self._bar.update(
+                self._task, description="confirming", total=count, completed=0, note=""
+            )
+            self._say(event)
+        if event.kind == "confirmed" and event.number is not None and event.number >= 0:
+            self._bar.advance(self._task)
+        if event.kind == "ended":
+            self._table = Text()
+            self.console.print(front_table(self.study.front()))
+            self._say(event)
+        elif time.monotonic() >= self._due:
+            self._table = front_table(self.study.front())
+            self._due = time.monotonic() + _FRONT_EVERY_S
+
+    def _say(self, event: Event) -> None:
+        for line in self.lines(event):
+            self.console.print(escape(line), highlight=False)
+
+
+def front_table(front: ParetoFront, rows: int = _ROWS) -> RenderableType:
+    """A few points spread along the front, each beside the baseline; empty while there are none."""
+    found = front.front
+    if not found:
+        return Text()
+    if len(found) > rows:
+        found = tuple(found[round(i * (len(found) - 1) / (rows - 1))] for i in range(rows))
+    table = Table(
+        title=f"front: {len(front)} points", title_justify="left", box=None, padding=(0, 2)
+    )
+    table.add_column("trial", justify="right")
+    for objective in front.objectives:
+        table.add_column(label(objective.name).lower(), justify="right")
+    table.add_column("what was changed")
+    for point in found:
+        cells = [_cell(front, point, objective.name) for objective in front.objectives]
+        table.add_row(str(point.number), *cells, escape(point.summary))
+    return table
+
+
+def _cell(front: ParetoFront, point: Point, name: str) -> str:
+    text = legible(name, point.values.get(name))
+    if name == front.score and front.baseline:
+        return f"{text} ({points(front.drop(point))})"
+    share = ratio(front, point, name) if name in ("latency_ms", "size_bytes", "macs") else None
+    return text if share is None else f"{text} ({share:.2f}×)"
+
+
+def number(count: int) -> str:
+    """``1,200``, ``3.1 million`` or ``10^36``: how many there are."""
+    if count < 10**6:
+        return f"{count:,}"
+    if count < 10**9:
+        return f"{count / 1e6:.1f} million"
+    return f"10^{len(str(count)) - 1}"
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``9 min``, ``2 h 10 min``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def make_display(
+    kind: str, study: Study, opening: Opening, console: Console | None = None
+) -> QuietDisplay:
+    """``live``, ``plain``, ``quiet``, or ``auto``: live in a terminal, else plain.
+
+    Raises InputError on another word.
+    """
+    if kind not in DISPLAYS:
+        raise InputError("display", f"unknown display {kind!r}", nearest(kind, DISPLAYS))
+    console = console or Console(stderr=True)
+    if kind == "auto":
+        kind = "live" if console.is_terminal else "plain"
+    shown = {"live": LiveDisplay, "plain": PlainDisplay, "quiet": QuietDisplay}[kind]
+    return shown(study, opening, console)

@@ -1,0 +1,250 @@
+"""The loop of a search: propose, try, write down, tell; killed at any instant, it goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..errors import AllFailedError, InputError
+from ..objectives.evaluation import Artifact, Evaluation
+from ..spaces.plan import CompressionPlan
+from ..trackers.study import BASELINE, Study
+from .events import Event, Listener, Progress
+from .interrupt import Interrupt
+from .pool import Pool, Result
+from .proposer import Proposer
+from .window import Window
+
+HOPELESS = 20  # failures without a single success that end a search
+_TIDY_EVERY = 10  # trials between two removals of files that are on no front
+_COLLECT_S = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends.
+
+    trials: finished trials in all, failed ones and those of earlier runs included.
+    timeout_s: of this run; None = no limit. Then no further candidate is begun; those at work have
+        ``grace_s`` to finish, what is not finished stays recorded as in flight and is run first
+        when the search is resumed.
+    """
+
+    trials: int
+    timeout_s: float | None = None
+    grace_s: float = 60.0
+
+
+class Driver:
+    """Runs a search on an open study until its budget is spent.
+
+    study: open for writing; what it holds is kept and counted. identity: the plan that changes
+    nothing. make_pool: starts the workers, called only if there is something to evaluate.
+    window: asks that are open at a time (see :class:`Window`).
+
+    Raises InputError when the uncompressed network cannot be measured, AllFailedError when nothing
+    ever succeeds, EnvironmentFault (disk, workers), KeyboardInterrupt. Whatever is raised, all that
+    was finished is in the study, no worker is left, and a new Driver goes on from there.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        proposer: Proposer,
+        identity: CompressionPlan,
+        make_pool: Callable[[], Pool],
+        budget: Budget,
+        window: int = 2,
+        listeners: Sequence[Listener] = (),
+        interrupt: Interrupt | None = None,
+    ) -> None:
+        self._study, self._proposer, self._identity = study, proposer, identity
+        self._make_pool, self._budget, self._listeners = make_pool, budget, listeners
+        self._interrupt = interrupt or Interrupt()
+        self._window = Window(proposer, window, budget.trials)
+        self._progress = Progress(budget.trials)
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._started: Pool | None = None
+        self._baseline: Evaluation | None = None
+        self._files: dict[str, Artifact] = {}  # sha256 -> exported file of a recorded trial
+        self._causes: Counter[str] = Counter()
+
+    def run(self) -> str:
+        """Search, then measure the front again on the evaluate split; returns why it ended."""
+        begun = time.monotonic()
+        try:
+            self._measure_baseline()
+            reason = self._search(begun)
+            if self._progress.failed and self._progress.failed == self._progress.done:
+                raise AllFailedError(self._histogram())
+            self._confirm()
+        finally:
+            self._stop_workers()
+        self._keep_front_files()
+        self._emit("ended", note=reason)
+        return reason
+
+    @property
+    def _pool(self) -> Pool:
+        if self._started is None:
+            self._started = self._make_pool()
+        return self._started
+
+    def _stop_workers(self) -> None:
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+
+    def _measure_baseline(self) -> None:
+        baseline, seconds = self._study.baseline, 0.0
+        if baseline is None:
+            self._pool.submit(BASELINE, self._identity)
+            (result,) = self._results(1)
+            baseline, seconds = result.evaluation, result.seconds
+            if baseline.failed:
+                raise InputError(
+                    "baseline",
+                    f"the uncompressed network cannot be measured: {baseline.cause}",
+                    "it has to run on the target before anything can be compared with it",
+                )
+            self._study.add(BASELINE, baseline)
+        self._baseline = baseline
+        self._emit("baseline", BASELINE, baseline, seconds)
+
+    def _search(self, begun: float) -> str:
+        """Trials until the budget is spent."""
+        outstanding = self._restore()
+        first, ending = time.monotonic(), ""
+        end = None if self._budget.timeout_s is None else begun + self._budget.timeout_s
+        while True:
+            self._interrupt.check()
+            if not ending and end is not None and time.monotonic() >= end:
+                ending = "the time is up"
+                outstanding -= set(self._pool.withdraw() if self._started else ())
+            elif ending and end is not None and time.monotonic() >= end + self._budget.grace_s:
+                self._stop_workers()  # what they are at stays in flight
+                return ending
+            while not ending and (ask := self._window.next()) is not None:
+                self._study.begin(ask, self._owner)
+                self._submit(ask.number, ask.plan)
+                outstanding.add(ask.number)
+            if not outstanding:
+                return ending or self._window.exhausted or "the budget is spent"
+            for result in self._pool.collect(_COLLECT_S):
+                self._study.finish(result.job_id, result.evaluation)
+                self._window.add(result.job_id, result.evaluation)
+                outstanding.discard(result.job_id)
+                self._count(result.evaluation)
+                self._progress = replace(self._progress, seconds=time.monotonic() - first)
+                self._emit("trial", result.job_id, result.evaluation, result.seconds)
+                self._look_back()
+
+    def _restore(self) -> set[int]:
+        """Replay what the study holds; queue what was begun and not finished, with its plan."""
+        asks = [ask for ask in self._study.asks() if ask.parent is None]
+        numbers = {ask.number for ask in asks}
+        rows = [row for row in self._study.rows("measure") if row.number in numbers]
+        for row in rows:
+            self._count(row.evaluation)
+        self._window.restore(asks, {row.number: row.evaluation for row in rows})
+        self._progress = replace(self._progress, resumed=len(rows))
+        waiting = [
+            ask
+            for ask in asks
+            if ask.number not in {row.number for row in rows} and ask.number < self._budget.trials
+        ]
+        if asks:
+            note = f"{len(rows)} of {self._budget.trials} trials are done"
+            self._emit("resumed", note=note)
+        for ask in waiting:
+            self._study.begin(ask, self._owner)
+            self._submit(ask.number, ask.plan)
+        return {ask.number for ask in waiting}
+
+    def _confirm(self) -> None:
+        """Measure the front again, together, on data that the search did not see."""
+        points = [point for point in self._study.front() if point.rung != "confirm"]
+        if not points:
+            return
+        self._emit("confirming", note=f"{len(points)} points of the front")
+        baseline = self._study.baseline_at("confirm")
+        if baseline is None:
+            artifact = self._baseline.artifact if self._baseline else None
+            self._pool.submit(BASELINE, self._identity, "confirm", None, artifact)
+            (result,) = self._results(1)
+            self._confirmed(result)
+            baseline = self._study.baseline_at("confirm")
+        if baseline is None:
+            return
+        for p in points:
+            self._pool.submit(p.number, p.plan, "confirm", baseline, p.evaluation.artifact)
+        for result in self._results(len(points)):
+            self._confirmed(result)
+
+    def _confirmed(self, result: Result) -> None:
+        if not result.evaluation.failed:
+            self._study.add(result.job_id, result.evaluation)
+        self._emit("confirmed", result.job_id, result.evaluation, result.seconds)
+
+    def _submit(self, number: int, plan: CompressionPlan) -> None:
+        self._pool.submit(number, plan, "measure", self._baseline)
+
+    def _results(self, count: int) -> Iterator[Result]:
+        """The next ``count`` results as they arrive."""
+        while count > 0:
+            self._interrupt.check()
+            for result in self._pool.collect(_COLLECT_S):
+                count -= 1
+                yield result
+
+    def _count(self, evaluation: Evaluation) -> None:
+        done, failed = self._progress.done + 1, self._progress.failed + evaluation.failed
+        self._progress = replace(self._progress, done=done, failed=failed)
+        if evaluation.cause is not None:
+            self._causes[evaluation.cause] += 1
+        if evaluation.artifact is not None:
+            self._files[evaluation.artifact.sha256] = evaluation.artifact
+
+    def _look_back(self) -> None:
+        """Give up when nothing works; from time to time remove files that no one will want."""
+        done, failed = self._progress.done, self._progress.failed
+        if failed == done and done >= HOPELESS:
+            raise AllFailedError(self._histogram())
+        if done % _TIDY_EVERY == 0 and (kept := self._wanted()):
+            for sha256 in set(self._files) - kept:
+                self._study.artifact_path(self._files.pop(sha256)).unlink(missing_ok=True)
+
+    def _histogram(self) -> str:
+        causes = "; ".join(f"{count} x {cause}" for cause, count in self._causes.most_common(3))
+        return f"search: all of {self._progress.done} candidates failed: {causes}"
+
+    def _wanted(self) -> set[str]:
+        """sha256 of the files of the front and the baseline; empty while there is no front."""
+        front = {point.number for point in self._study.measured_front()}
+        baselines = [self._study.baseline_at(rung) for rung in ("measure", "confirm")]
+        found = [e for e in baselines if e is not None] if front else []
+        found += [row.evaluation for row in self._study.rows() if row.number in front]
+        return {e.artifact.sha256 for e in found if e.artifact is not None}
+
+    def _keep_front_files(self) -> None:
+        """After the last worker has gone: only the front's files stay, and Optuna's tables get
+        its points with all parameters."""
+        if kept := self._wanted():
+            self._study.drop_artifacts(kept)
+        self._study.publish_front()
+
+    def _emit(
+        self,
+        kind: str,
+        number: int | None = None,
+        evaluation: Evaluation | None = None,
+        seconds: float = 0.0,
+        note: str = "",
+    ) -> None:
+        event = Event(kind, self._progress, number, evaluation, seconds, note)
+        for listener in self._listeners:
+            listener.on_event(event)

@@ -1,0 +1,140 @@
+"""What a person reads in the terminal: the space, the front, the delivered bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..deploy.bundle import Bundle
+from ..errors import InputError, NothingMeetsError
+from ..objectives.expression import Expression
+from ..objectives.front import ParetoFront
+from ..objectives.page import front_page
+from ..objectives.point import Point
+from ..objectives.wording import label, legible
+from ..spaces.space import SearchSpace
+from ..trackers.study import Study
+
+WIDEST = 40
+"""Rows of a table in the terminal; ``--format csv`` gives them all."""
+
+
+def print_space(space: SearchSpace, console: Console | None = None) -> None:
+    """The search space, a row per channel group and layer, what is left alone, and its size."""
+    console = console or Console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("what", "name", "size", "options", "cut together with"):
+        table.add_column(column, overflow="fold")
+    for row in space.rows():
+        table.add_row(row["kind"], row["name"], row["size"], row["options"], row["tied"])
+    console.print(table)
+    if space.frozen:
+        console.print("\n[bold]Left alone[/]")
+        for name, reason in space.frozen.items():
+            console.print(f"  {name}: {reason}", highlight=False)
+    console.print(f"\n{len(space.parameters)} choices, {space.size:.2g} combinations")
+
+
+def print_front(front: ParetoFront, folder: Path, console: Console | None = None) -> None:
+    """The front relative to the baseline, and where the files are.
+
+    Raises NothingMeetsError when no measured point meets the constraints.
+    """
+    console = console or Console()
+    if not len(front):
+        wanted = " and ".join(str(c) for c in front.constraints)
+        front.choose(best=front.objectives[0].name)  # raises, naming the nearest point
+        raise NothingMeetsError(f"no measured point meets {wanted}")
+    console.print(front_table(front, list(front)[:WIDEST]))
+    if len(front) > WIDEST:
+        console.print(f"... and {len(front) - WIDEST} more: paretune front {folder} --format csv")
+    console.print(
+        f"hypervolume {front.hypervolume():.4f}, near the baseline "
+        f"{front.hypervolume_useful():.4f}; files in {folder}",
+        highlight=False,
+    )
+
+
+def front_table(front: ParetoFront, points: list[Point]) -> Table:
+    """Points of a front as a table for the terminal, the baseline first."""
+    names = [front.score, "size_bytes", "latency_ms", "macs"]
+    names = [n for n in names if any(n in p.values for p in points)]
+    objectives = [o.name for o in front.objectives if o.name not in names]
+    names += [n for n in objectives if n.removesuffix("_ratio") + "_ms" not in names]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("trial", justify="right")
+    for name in names:
+        table.add_column(label(name), justify="right")
+    table.add_column("plan", overflow="fold")
+    base = front.baseline.values if front.baseline else {}
+    table.add_row("base", *(legible(n, base.get(n)) for n in names), "unchanged", style="dim")
+    for point in points:
+        cells = [_cell(name, point, base.get(name)) for name in names]
+        tie = f" (ties with {point.tie})" if point.tie not in (None, point.number) else ""
+        table.add_row(str(point.number), *cells, point.summary + tie)
+    return table
+
+
+def _cell(name: str, point: Point, base: float | None) -> str:
+    value = point.values.get(name)
+    text = legible(name, value)
+    if value is None or base is None:
+        return text
+    if name in ("accuracy", "fidelity"):
+        return f"{text} ({100 * (value - base):+.2f})"
+    return f"{text} ({value / base:.3f}×)" if base else text
+
+
+def front_text(study: Study, where: str | None, format: str, everything: bool) -> str:
+    """The front in one of the formats ``table``, ``csv``, ``json``, ``html``.
+
+    where: only points that meet it. Raises InputError on a bad condition, NothingMeetsError when
+    nothing meets it.
+    """
+    front = study.front()
+    if format == "html":
+        if where is not None:
+            raise InputError("--where", "a page shows every point", "use another --format")
+        return front_page(front, study.measured_front().history(), study.name)
+    points = list(front.points if everything else front)
+    if where is not None:
+        condition = Expression.parse(where, "--where")
+        points = [p for p in points if condition.holds(p.values)]
+        if not points:
+            front.choose(where, front.objectives[0].name)
+            raise NothingMeetsError(f"no point on the front meets {where!r}; try --all")
+    numbers = {p.number for p in points}
+    if format == "csv":
+        table = front.table(everything)
+        return str(table[table["number"].isin(numbers)].to_csv(index=False))
+    if format == "json":
+        data = front.to_json(everything)
+        data["points"] = [p for p in data["points"] if p["number"] in numbers]
+        return json.dumps(data, indent=1)
+    console = Console()
+    with console.capture() as captured:
+        console.print(front_table(front, points))
+    return str(captured.get())
+
+
+def print_bundle(bundle: Bundle, register: str | None, alias: str | None) -> None:
+    """What was delivered, in a few lines."""
+    console = Console()
+    manifest = bundle.manifest
+    values, base = manifest["values"], manifest["baseline"]
+    console.print(f"[bold]Delivered[/] {bundle.model}: {manifest['summary']}", highlight=False)
+    for name in ("accuracy", "fidelity", "size_bytes", "latency_ms"):
+        if name in values:
+            was = f" (baseline {legible(name, base[name])})" if name in base else ""
+            console.print(
+                f"  {label(name):<10} {legible(name, values[name])}{was}", highlight=False
+            )
+    if manifest["remeasured"]:
+        console.print(f"  [yellow]{manifest['remeasured']}[/]")
+    else:
+        console.print("  verified: sha256 and score are the recorded ones")
+    if register:
+        console.print(f"  registered as {register}" + (f"@{alias}" if alias else ""))

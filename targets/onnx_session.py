@@ -1,0 +1,99 @@
+"""ONNX Runtime sessions on the CPU: quiet, of a given number of threads, from bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto
+
+from ..errors import CandidateError, InputError
+
+OPTIMISED, PLAIN = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"
+
+
+def require_runtime() -> Any:
+    """The onnxruntime module. Raises InputError saying how to install it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            "target 'onnxruntime-cpu'",
+            f"onnxruntime is missing ({error})",
+            'pip install "onnxruntime"',
+        ) from error
+    return onnxruntime
+
+
+def open_session(
+    data: bytes, threads: int = 1, level: str = OPTIMISED, where: str = "model"
+) -> Any:
+    """An ``onnxruntime.InferenceSession`` of a serialised model, on the CPU.
+
+    threads: of one operator (operators run one after another). level: of graph optimisation.
+    Raises CandidateError in one line, beginning with ``where``, when the runtime refuses it.
+    """
+    runtime = require_runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    options.log_severity_level = 4
+    try:
+        return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise CandidateError(f"{where}: ONNX Runtime refuses it ({one_line(error)})") from error
+
+
+def run_once(
+    model: ModelProto, inputs: dict[str, np.ndarray], outputs: list[str]
+) -> list[np.ndarray]:
+    """Outputs of a model as it stands, without optimisation."""
+    session = open_session(model.SerializeToString(), level=PLAIN)
+    try:
+        return [np.asarray(value) for value in session.run(outputs, inputs)]
+    except Exception as error:
+        raise CandidateError(
+            f"export: the exported graph does not run ({one_line(error)})"
+        ) from error
+
+
+def parse_model(data: bytes, where: str) -> ModelProto:
+    """A serialised model; refused are other files and models whose weights lie in other files.
+
+    Raises CandidateError in one line, beginning with ``where``.
+    """
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise CandidateError(f"{where}: not an ONNX file ({type(error).__name__})") from error
+    if not model.graph.node or not model.graph.output:
+        raise CandidateError(f"{where}: not an ONNX file (no graph in it)")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise CandidateError(
+                f"{where}: tensor {tensor.name!r} lies in another file; "
+                "write one file without external data"
+            )
+    return model
+
+
+def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
+    found = [*graph.initializer]
+    for sparse in graph.sparse_initializer:
+        found += [sparse.values, sparse.indices]
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node or inner.initializer:
+                    found += _tensors(inner)
+    return found
+
+
+def one_line(error: BaseException) -> str:
+    """An error of the runtime in one line without its error-code prefix."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.rpartition("[ONNXRuntimeError] : ")[2][:240]

@@ -1,0 +1,139 @@
+"""What every target must do. Subclass it, give ``make_target``, and pytest runs the suite:
+
+class TestMine(TargetConformance):
+    def make_target(self):
+        return MyTarget()
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from paretune.errors import CandidateError
+from paretune.spaces.choices import Choices
+from paretune.targets.target import Bits, Target, Timing
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+    )
+    network[1].running_mean.uniform_(-0.5, 0.5)
+    network[1].running_var.uniform_(0.5, 2.0)
+    return network.eval()
+
+
+LAYERS = ("0", "3", "7")
+
+
+class TargetConformance:
+    """The suite; its networks are small, so that it takes seconds."""
+
+    tolerance = 1e-4  # of float32 outputs, absolute
+
+    def make_target(self) -> Target:
+        raise RuntimeError("a subclass gives the target")
+
+    @pytest.fixture()
+    def target(self) -> Target:
+        return self.make_target()
+
+    @pytest.fixture()
+    def inputs(self) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((7, 3, 8, 8)).astype(np.float32)
+
+    def exported(
+        self, target: Target, path: Path, bits: dict[str, Bits], inputs: np.ndarray
+    ) -> Path:
+        example = torch.from_numpy(inputs[:1])
+        target.export(small_network(), example, bits, [inputs], path)
+        return path
+
+    def test_says_what_it_is(self, target: Target) -> None:
+        assert target.name and target.format.isalnum()
+        assert isinstance(target.choices, Choices)
+        assert target.choices.bits[0] == (32, 32)
+
+    def test_float_file_computes_what_torch_does(
+        self, target: Target, tmp_path: Path, inputs: np.ndarray
+    ) -> None:
+        path = self.exported(target, tmp_path / f"a.{target.format}", {}, inputs)
+        with torch.no_grad():
+            expected = small_network()(torch.from_numpy(inputs)).numpy()
+        runtime = target.load(path)
+        for count in (1, 2, len(inputs)):
+            given = runtime.predict(inputs[:count])
+            assert given.shape == (count, 5)
+            np.testing.assert_allclose(given, expected[:count], atol=self.tolerance)
+
+    def test_every_offered_width_can_be_exported_and_run(
+        self, target: Target, tmp_path: Path, inputs: np.ndarray
+    ) -> None:
+        with torch.no_grad():
+            expected = small_network()(torch.from_numpy(inputs)).numpy()
+        for weight, activation in target.choices.bits:
+            bits = {name: Bits(weight, activation) for name in LAYERS}
+            path = self.exported(target, tmp_path / f"b{weight}.{target.format}", bits, inputs)
+            given = target.load(path).predict(inputs)
+            spread = expected.max() - expected.min()
+            assert np.abs(given - expected).max() <= 0.25 * spread
+
+    def test_the_network_and_the_folder_are_left_alone(
+        self, target: Target, tmp_path: Path, inputs: np.ndarray
+    ) -> None:
+        network = small_network()
+        before = copy.deepcopy(network.state_dict())
+        bits = {name: Bits(*target.choices.bits[-1]) for name in LAYERS}
+        path = tmp_path / f"c.{target.format}"
+        target.export(network, torch.from_numpy(inputs[:1]), bits, [inputs], path)
+        assert not network.training
+        assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    def test_the_same_network_gives_the_same_bytes(
+        self, target: Target, tmp_path: Path, inputs: np.ndarray
+    ) -> None:
+        bits = {name: Bits(*target.choices.bits[-1]) for name in LAYERS[1:]}
+        paths = [tmp_path / f"{i}.{target.format}" for i in range(2)]
+        first, second = (self.exported(target, path, bits, inputs).read_bytes() for path in paths)
+        assert first == second
+        assert str(Path.home()).encode() not in first and str(tmp_path).encode() not in first
+
+    def test_what_cannot_be_is_a_candidate_error(
+        self, target: Target, tmp_path: Path, inputs: np.ndarray
+    ) -> None:
+        with pytest.raises(CandidateError, match="3"):
+            self.exported(target, tmp_path / "d", {"3": Bits(7, 5)}, inputs)
+        with pytest.raises(CandidateError, match="nowhere"):
+            bits = {"nowhere": Bits(*target.choices.bits[-1])}
+            self.exported(target, tmp_path / "d", bits, inputs)
+        assert not list(tmp_path.iterdir())
+        broken = tmp_path / f"broken.{target.format}"
+        for content in (b"", b"not a model", bytes(range(256)) * 8):
+            broken.write_bytes(content)
+            with pytest.raises(CandidateError) as caught:
+                target.load(broken)
+            assert "\n" not in str(caught.value) and "broken" in str(caught.value)
+        with pytest.raises(CandidateError):
+            target.load(tmp_path / "absent")
+
+    def test_a_file_is_as_fast_as_itself(
+        self, target: Target, tmp_path: Path, inputs: np.ndarray
+    ) -> None:
+        path = self.exported(target, tmp_path / f"e.{target.format}", {}, inputs)
+        timing = target.time(path, path, inputs[:1])
+        assert isinstance(timing, Timing)
+        assert timing.rounds > 0 and timing.baseline_ms > 0 and 0 < timing.share <= 1
+        assert timing.ratio_error >= 0
+        if not timing.unstable:
+            assert abs(timing.ratio - 1) <= 0.10

@@ -1,0 +1,122 @@
+"""From a job to a study with its front: checks first, resumes, refusals."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from paretune.errors import InputError
+from paretune.objectives.objective import Objective
+from paretune.search import run as module
+from paretune.search.run import Search
+from paretune.trackers.study import Study
+
+JOB = {
+    "name": "toy digits",
+    "task": {
+        "model": "paretune.tasks.vision:plain_cnn",
+        "model_args": {"convs": 4, "channels": 1, "size": 8, "width": 16},
+        "data": {"kind": "digits"},
+    },
+    "objectives": ["accuracy", "size_bytes", "latency_ms"],
+    "search": {"trials": 12, "workers": 2, "seed": 3},
+}
+
+
+@pytest.fixture
+def toy(fakes, factory, monkeypatch):
+    """The toy space and evaluator in place of the job's."""
+    objectives = [Objective(name, {}) for name in JOB["objectives"]]
+    problem = SimpleNamespace(space=fakes.ToySpace(), objectives=objectives, constraints=[])
+    monkeypatch.setattr(module, "Problem", SimpleNamespace(from_job=lambda job: problem))
+    monkeypatch.setattr(module, "FACTORY", factory)
+    return problem
+
+
+def changed(**sections):
+    return {**JOB, **sections}
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "message"),
+    [
+        (JOB, {"sampler": "nsag2"}, "unknown sampler 'nsag2'; did you mean 'nsga2'"),
+        (JOB, {"trials": 0}, "search.trials"),
+        (JOB, {"workers": "2"}, "search.workers"),
+        (changed(objectives=["accuracy", "latency"]), {}, "unknown objective 'latency'"),
+        (changed(constraints=["accuracy >= 2"]), {}, "share between 0 and 1"),
+        (changed(target={"name": "onnxruntim-cpu"}), {}, "did you mean 'onnxruntime-cpu'"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(job, options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        Search(job, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_default_folder():
+    assert str(Search(JOB).folder) == "studies/toy-digits"
+
+
+def test_run_and_go_on(toy, tmp_path, capsys):
+    """A search, the same again, a larger budget: exactly what is asked, nothing twice."""
+    with Search(JOB, tmp_path / "s").run("plain") as study:
+        assert len(study.rows("measure")) == 12
+        plans = [row.evaluation.plan.fingerprint for row in study.rows("measure")]
+        table = pd.read_csv(tmp_path / "s" / "front.csv")
+        assert sorted(table["number"]) == sorted(point.number for point in study.front())
+    assert "plotly" in (tmp_path / "s" / "front.html").read_text().lower()
+    assert "space: 4,096 plans in 6 parameters" in capsys.readouterr().err
+    with Search(JOB, tmp_path / "s", trials=16, workers=1).run("quiet") as study:
+        rows = study.rows("measure")
+        assert [row.number for row in rows] == list(range(16))
+        assert [row.evaluation.plan.fingerprint for row in rows][:12] == plans
+        assert study.job["search"]["trials"] == 16
+        assert (study.get("window"), study.get("population")) == (4, 8)
+
+
+def test_a_resume_in_steps_equals_one_run(toy, tmp_path):
+    job = changed(search={**JOB["search"], "population": 8})
+    for trials in (5, 9, 14):
+        Search(job, tmp_path / "steps", trials=trials).run("quiet").close()
+    with Search(job, tmp_path / "one", trials=14).run("quiet") as one:
+        numbers = [(row.number, row.evaluation.plan.fingerprint) for row in one.rows("measure")]
+    with Study.open(tmp_path / "steps") as steps:
+        again = [(row.number, row.evaluation.plan.fingerprint) for row in steps.rows("measure")]
+    assert again == numbers
+
+
+def test_another_job_is_refused_naming_the_keys(toy, tmp_path):
+    Search(JOB, tmp_path / "s", trials=4).run("quiet").close()
+    other = changed(objectives=["accuracy", "size_bytes"], search={"seed": 4})
+    with pytest.raises(InputError, match="holds a search of another job: objectives, search.seed"):
+        Search(other, tmp_path / "s").run("quiet")
+    with Study.open(tmp_path / "s") as study:
+        assert study.job["search"]["seed"] == 3
+
+
+def test_a_study_without_any_result_may_be_replaced(toy, tmp_path, fakes):
+    """A job that failed at its baseline can be corrected and run in the same folder."""
+    failing = {toy.space.identity.fingerprint: "candidate"}
+    with pytest.MonkeyPatch.context() as patch:
+        make = module.Pool
+        patch.setattr(
+            module, "Pool", lambda factory, settings, *a: make(factory, {"faults": failing}, *a)
+        )
+        with pytest.raises(InputError, match="baseline: .*layer l0: cannot be exported"):
+            Search(JOB, tmp_path / "s").run("quiet")
+    corrected = changed(search={"seed": 9, "trials": 4})
+    with Search(corrected, tmp_path / "s").run("quiet") as study:
+        assert len(study.rows("measure")) == 4
+
+
+@pytest.mark.slow
+def test_a_real_search_on_digits_with_mlflow(tmp_path):
+    """Random weights: the mechanics only."""
+    mlflow = {"mlflow": {"uri": f"sqlite:///{tmp_path}/mlflow.db"}}
+    with Search(changed(tracker=mlflow), tmp_path / "s", trials=5).run("quiet") as study:
+        assert len(study.rows("measure")) == 5
+        assert all(point.rung == "confirm" for point in study.front())
+        for point in study.front():
+            assert study.artifact_path(point.evaluation.artifact).is_file()
+    assert (tmp_path / "mlflow.db").stat().st_size > 0

@@ -1,0 +1,165 @@
+"""MLflow servers that are away, hang, or die in the middle."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from paretune.errors import EnvironmentFault
+from paretune.trackers.mlflow_tracker import MlflowProjector, download_artifact, read_run, sync
+from paretune.trackers.study import Study
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A real ``mlflow server`` on the loopback, one worker."""
+
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process = None
+
+    def start(self):
+        environment = {
+            **os.environ,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        for _ in range(900):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1).read()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError((self.folder / "log").read_text()[-2000:])
+
+    def kill(self):
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path, clean_environment):
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    yield server
+    server.kill()
+
+
+def numbers(uri, study_id):
+    from mlflow import MlflowClient
+
+    link = MlflowClient(tracking_uri=uri)
+    experiment = link.get_experiment_by_name("made-up").experiment_id
+    where = f"tags.`paretune.study` = '{study_id}' and tags.`paretune.kind` = 'trial'"
+    runs = link.search_runs([experiment], where, max_results=1000)
+    assert {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
+    return sorted(int(run.data.tags["paretune.trial"].split("/")[1]) for run in runs)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_the_middle(tmp_path, server, recorded):
+    server.start()
+    with recorded.new_study(tmp_path / "s") as study:
+        projector = MlflowProjector(tmp_path / "s", {"uri": server.uri})
+        for number in range(40):
+            if number == 12:
+                server.kill()
+            if number == 30:
+                server.start()
+            began = time.monotonic()
+            recorded.run_trial(study, number, artifacts=True)
+            projector.notify(number)
+            assert time.monotonic() - began < 5.0
+            time.sleep(0.05)
+        assert projector.close(timeout=120) == ()
+        identity = study.id
+    assert numbers(server.uri, identity) == list(range(40))
+    with Study.open(tmp_path / "s") as study:
+        report = sync(study, server.uri)
+        assert (report.created, report.updated) == (0, 0)
+        front = study.front()
+        expected = {
+            p.number: study.artifact_path(p.evaluation.artifact).read_bytes() for p in front
+        }
+    for path in sorted((tmp_path / "s").rglob("*"), reverse=True):  # the study folder is gone
+        path.rmdir() if path.is_dir() else path.unlink()
+    record = read_run(report.run_id, server.uri)
+    for point in record.front():
+        name = f"models/{point.evaluation.artifact.file_name}"
+        copy = download_artifact(record.parent_run_id, name, tmp_path / "to", server.uri)
+        assert copy.read_bytes() == expected[point.number]
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_too_late_is_brought_up_by_a_sync(tmp_path, server, recorded):
+    with recorded.new_study(tmp_path / "s") as study:
+        projector = MlflowProjector(tmp_path / "s", {"uri": server.uri})
+        for number in range(8):
+            recorded.run_trial(study, number)
+            projector.notify(number)
+        problems = projector.close(timeout=60)
+        assert len(problems) == 1 and f"paretune sync {tmp_path / 's'}" in problems[0]
+    server.start()
+    with Study.open(tmp_path / "s") as study:
+        assert sync(study, server.uri).created == 9
+        server.kill()
+        with pytest.raises(EnvironmentFault, match="MLflow failed .connection refused."):
+            sync(study, server.uri)
+        server.start()
+        assert sync(study, server.uri).created == 0
+        assert numbers(server.uri, study.id) == list(range(8))
+
+
+def test_a_server_that_is_away_delays_nothing(tmp_path, recorded, clean_environment):
+    with recorded.new_study(tmp_path / "s") as study:
+        uri = f"http://127.0.0.1:{free_port()}"
+        projector = MlflowProjector(tmp_path / "s", {"uri": uri})
+        for number in range(5):
+            recorded.run_trial(study, number)
+            began = time.monotonic()
+            projector.notify(number)
+            assert time.monotonic() - began < 0.1
+        problems = projector.close(timeout=60)
+        assert "connection refused" in problems[0] and "paretune sync" in problems[0]
+        assert len(study.rows()) == 5
+
+
+@pytest.mark.slow
+def test_a_server_that_never_answers_is_left_at_the_timeout(tmp_path, recorded, clean_environment):
+    with socket.socket() as silent, recorded.new_study(tmp_path / "s", trials=3):
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        projector = MlflowProjector(tmp_path / "s", {"uri": uri})
+        began = time.monotonic()
+        problems = projector.close(timeout=2.0)
+        assert time.monotonic() - began < 3.0
+        assert "paretune sync" in problems[0]
+        projector._thread.join(60)  # for the sake of the tests that follow
+        assert not projector._thread.is_alive()

@@ -1,0 +1,88 @@
+"""The exported files of a study, each named by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from ..errors import EnvironmentFault, InputError
+from ..objectives.evaluation import Artifact
+from .durable_file import sync_folder
+
+FILE_NAME = re.compile(r"^([0-9a-f]{64})\.([A-Za-z0-9_]{1,16})$")
+_STALE = re.compile(r"^\.[0-9a-f]{32}\.part$")
+
+
+class ArtifactStore:
+    """``<folder>/<sha256>.<format>``; a file under its final name is complete and durable."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, artifact: Artifact) -> Path:
+        """Where ``artifact`` lies (whether or not it is there)."""
+        if not FILE_NAME.match(artifact.file_name):
+            raise InputError("artifact", f"not a file name by sha256: {artifact.file_name!r}", "")
+        return self.folder / artifact.file_name
+
+    def store(self, path: Path) -> Artifact:
+        """Keep a copy of ``path``; storing the same content twice keeps one file.
+
+        A stored file whose bytes no longer match its name is replaced. Raises EnvironmentFault
+        when the disk refuses; then nothing lies under the final name.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{uuid.uuid4().hex}.part"
+        try:
+            artifact = _copy(path, temporary)
+            final = self.path(artifact)
+            if final.is_file() and intact(final):
+                return artifact
+            os.replace(temporary, final)
+            sync_folder(self.folder)
+            return artifact
+        except OSError as error:
+            free = shutil.disk_usage(self.folder).free
+            raise EnvironmentFault(
+                f"{self.folder}: cannot store {path.name} ({error.strerror}, {free:,} bytes free); "
+                "free space and run the same command again"
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def drop(self, keep: set[str]) -> None:
+        """Delete the stored files whose sha256 is not in ``keep``, and what dead writers left."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            named = FILE_NAME.match(path.name)
+            if (named and named[1] not in keep) or _STALE.match(path.name):
+                path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The hexadecimal sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def intact(path: Path) -> bool:
+    """Whether the file's bytes are those that its name promises."""
+    named = FILE_NAME.match(path.name)
+    return bool(named) and path.is_file() and sha256_of(path) == named[1]  # type: ignore[index]
+
+
+def _copy(source: Path, to: Path) -> Artifact:
+    digest, size = hashlib.sha256(), 0
+    with open(source, "rb") as read, open(to, "xb") as write:
+        while block := read.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+            write.write(block)
+        write.flush()
+        os.fsync(write.fileno())
+    return Artifact(digest.hexdigest(), size, source.suffix.lstrip(".") or "bin")
