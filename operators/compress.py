@@ -16,10 +16,14 @@ from ..spaces.plan import CompressionPlan
 from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
 from ..spaces.space import SearchSpace, require
 from ..targets.target import Bits
-from .factorise import factorise
+from .factorise import FactorCache
 from .importance import IMPORTANCES, channel_importance, input_rms
 from .normalise import input_moments, reestimate
 from .prune import prune
+
+NORMALISE_EXAMPLES = 128
+"""Calibration inputs that BatchNorm statistics are re-estimated on (64 give as good results as
+512; more only cost time)."""
 
 
 @dataclass
@@ -62,7 +66,6 @@ class Compressor:
             )
         self.space = space
         self.original = rewrite_shortcuts(network, example)
-        self.calibration = calibration
         self.normalise = normalise if calibration is not None else "none"
         method = importance if calibration is not None or importance != "activation" else "l2"
         rms = None
@@ -71,11 +74,13 @@ class Compressor:
         self._importance = {
             g.name: channel_importance(self.original, g, method, rms) for g in space.groups
         }
+        self._inputs = None if calibration is None else calibration[:NORMALISE_EXAMPLES]
         self._moments = (
-            input_moments(self.original, calibration)
-            if calibration is not None and self.normalise != "none"
+            input_moments(self.original, self._inputs)
+            if self._inputs is not None and self.normalise != "none"
             else {}
         )
+        self._factors = FactorCache()
 
     def compress(self, plan: CompressionPlan) -> Compressed:
         """A compressed copy of the network. Raises CandidateError naming the layer that refuses."""
@@ -93,13 +98,13 @@ class Compressor:
             if choice.method is not None:
                 parent, _, leaf = name.rpartition(".")
                 module = work.network.get_submodule(name)
-                factors = factorise(module, choice.method, choice.ranks, name)
+                factors = self._factors.factorise(module, choice.method, choice.ranks, name)
                 setattr(work.network.get_submodule(parent), leaf, factors)
 
     def _normalise(self, plan: CompressionPlan, work: Compressed) -> None:
         changed = work.lost or any(c.method for c in plan.layers.values())
-        if self.calibration is not None and self.normalise != "none" and changed:
-            reestimate(work.network, self.calibration, self._moments, work.lost, self.normalise)
+        if self._inputs is not None and self.normalise != "none" and changed:
+            reestimate(work.network, self._inputs, self._moments, work.lost, self.normalise)
 
     def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
         chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+from collections import OrderedDict
+
 import tensorly
 import torch
 from tensorly.base import unfold
@@ -40,6 +44,36 @@ def factorise(module: nn.Module, method: str, ranks: tuple[int, ...], name: str)
                 )
             return _tucker2(module, r_out, r_in)
     raise CandidateError(f"{name}: {type(module).__name__} cannot be factorised by {method!r}")
+
+
+class FactorCache:
+    """Remembers factors by the content they were made from: candidates share most layers."""
+
+    def __init__(self, most_bytes: int = 256 << 20) -> None:
+        self._kept: OrderedDict[tuple[object, ...], nn.Sequential] = OrderedDict()
+        self._bytes, self._most = 0, most_bytes
+
+    def factorise(
+        self, module: nn.Module, method: str, ranks: tuple[int, ...], name: str
+    ) -> nn.Sequential:
+        """The same as :func:`factorise`; a copy of the remembered factors where there are any."""
+        digest = hashlib.sha256(repr(module).encode())
+        for tensor in module.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        key = (method, ranks, digest.digest())
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return copy.deepcopy(self._kept[key])
+        made = factorise(module, method, ranks, name)
+        self._kept[key] = copy.deepcopy(made)
+        self._bytes += _size(made)
+        while self._bytes > self._most and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return made
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
 def _fitting(ranks: tuple[int, ...], shape: tuple[int, int], name: str) -> tuple[int]:

@@ -112,7 +112,12 @@ class LazyGridSampler(BaseSampler):
 
 
 def _nsga2(setting: Setting) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(population_size=setting.population, seed=setting.seed)
+    # A child takes a fifth of its genes from the second parent: half, Optuna's default, mixes two
+    # plans of fifty layers into one that is good at nothing.
+    crossover = optuna.samplers.nsgaii.UniformCrossover(swapping_prob=0.2)
+    return optuna.samplers.NSGAIISampler(
+        population_size=setting.population, seed=setting.seed, crossover=crossover
+    )
 
 
 def _nsga3(setting: Setting) -> BaseSampler:

@@ -192,28 +192,47 @@ class SearchSpace:
         )
 
     def presets(self) -> list[dict[str, int]]:
-        """Uniform genotypes, mild to strong: the usual hand-made candidates, one family and two."""
+        """Hand-made genotypes, mild to strong: what a person would try first.
+
+        Uniform ones (the same bits, share of channels or rank everywhere, one family and two), and
+        the same with channels and ranks changed only in the heavy layers, those that together hold
+        half of the weights.
+        """
         depth = max(self.parameters.values(), default=1)
-        families = ("bits", "keep", "rank")
-        out: list[dict[str, int]] = []
-        for keep in range(depth):
-            for rank in range(depth):
-                for bits in range(2):
-                    if (keep and rank) or keep + rank > 3:
-                        continue
-                    level = dict(zip(families, (bits, keep, rank), strict=True))
-                    out.append(
-                        {
-                            name: min(level[name.partition(":")[0]], count - 1)
-                            for name, count in self.parameters.items()
-                        }
-                    )
+        heavy = self._heavy()
         unique: dict[str, dict[str, int]] = {}
-        for genotype in out:
-            plan = self.plan(genotype)
-            if plan != self.identity:
-                unique.setdefault(plan.fingerprint, genotype)
+        for level in range(depth):
+            for family in ("keep", "rank"):
+                for only in (None, heavy):
+                    for bits in (0, 1):
+                        levels = {"bits": bits, family: level}
+                        genotype = self._uniform(levels, only)
+                        plan = self.plan(genotype)
+                        if plan != self.identity and level <= 3:
+                            unique.setdefault(plan.fingerprint, genotype)
         return sorted(unique.values(), key=lambda g: sum(g.values()))
+
+    def _uniform(self, levels: Mapping[str, int], only: set[str] | None) -> dict[str, int]:
+        """Every parameter at its family's level; channels and ranks only of layers in ``only``."""
+        genotype = {}
+        for parameter, count in self.parameters.items():
+            family, _, name = parameter.partition(":")
+            spared = only is not None and family != "bits" and name not in only
+            genotype[parameter] = 0 if spared else min(levels.get(family, 0), count - 1)
+        return genotype
+
+    def _heavy(self) -> set[str]:
+        """The fewest layers that hold half of the weights; of equal ones the later."""
+        weights = {
+            x.name: x.out_channels * x.in_channels * x.kernel // x.conv_groups for x in self.layers
+        }
+        held, names = 0, set()
+        for name in sorted(reversed(weights), key=lambda n: -weights[n]):
+            if 2 * held >= sum(weights.values()):
+                break
+            held += weights[name]
+            names.add(name)
+        return names
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per group and per layer, for people (``paretune discover``)."""

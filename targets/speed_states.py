@@ -23,6 +23,8 @@ WIDEST = math.log(1.20)  # a level further than this from every state belongs to
 BANDWIDTH = 0.035  # of the density estimate, in log milliseconds
 VALLEY = 0.75  # two peaks are two states if the density between them falls below this share
 LEAST_SHARE = 0.08
+BEST_WITHIN = 0.05  # of the fastest level: the machine's best speed
+LEAST_BEST, BEST_SHARE = 6, 0.02  # so many groups, and this share, make it a state
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class SpeedStates:
 
     levels_ms: the baseline's time for one batch in each state, milliseconds.
     shares: how much of the learning time each state took. reference: the index of the state
-    that comparisons are made in if they can (the most frequent one).
+    that comparisons are made in if they can: the fastest, in which the machine is undisturbed
+    (a neighbour only ever adds time, and to some networks more than to others).
     of: what was timed (a digest of the baseline file, the batch and the threads).
     """
 
@@ -44,7 +47,9 @@ class SpeedStates:
     def from_levels(cls, levels_ms: Sequence[float] | np.ndarray, of: str = "") -> SpeedStates:
         """Find the states in baseline levels measured one after another (milliseconds, > 0).
 
-        Peaks of a Gaussian kernel density over the logarithm, parted by a clear valley.
+        Peaks of a Gaussian kernel density over the logarithm, parted by a clear valley; and the
+        machine's best speed, where it was met often enough to be no accident, even if a busy
+        neighbour left no peak there.
 
         >>> SpeedStates.from_levels([1.0] * 30 + [1.35] * 60).levels_ms
         (1.0, 1.35)
@@ -57,16 +62,24 @@ class SpeedStates:
         distance = (grid[:, None] - logs[None, :]) / BANDWIDTH
         density = np.exp(-0.5 * distance * distance).sum(axis=1)
         centres = [float(grid[i]) for i in _peaks(density)]
+        best = logs[logs <= logs[0] + BEST_WITHIN]
+        enough = best.size >= max(LEAST_BEST, BEST_SHARE * logs.size)
+        if enough and centres[0] - float(np.median(best)) > 2 * BEST_WITHIN:
+            centres.insert(0, float(np.median(best)))
         edges = [-math.inf, *((a + b) / 2 for a, b in pairwise(centres)), math.inf]
         parts = [logs[(logs >= a) & (logs < b)] for a, b in pairwise(edges)]
         near = [part[np.abs(part - c) <= WIDEST] for part, c in zip(parts, centres, strict=True)]
-        kept = [n for n in near if n.size >= LEAST_SHARE * logs.size]
+        kept = [
+            n
+            for i, n in enumerate(near)
+            if n.size >= (BEST_SHARE if i == 0 else LEAST_SHARE) * logs.size
+        ]
         kept = kept or [max(near, key=len)] if any(n.size for n in near) else [logs]
         shares = tuple(round(n.size / logs.size, 4) for n in kept)
         return cls(
             levels_ms=tuple(round(float(np.exp(np.median(n))), 6) for n in kept),
             shares=shares,
-            reference=max(range(len(kept)), key=lambda i: shares[i]),
+            reference=0,
             of=of,
         )
 

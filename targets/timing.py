@@ -51,7 +51,7 @@ class Effort:
     """
 
     seconds: float = 2.0
-    most_seconds: float = 4.0
+    most_seconds: float = 5.0
     error: float = 0.004
     fair_error: float = 0.015
     rounds: int = 9
@@ -175,12 +175,12 @@ class _Rounds:
             state = of_base[index]
             if state is not None and state == of_base[index + 1]:
                 by_state.setdefault(state, []).append(index)
-        least = max(least, math.ceil(LEAST_SHARE * len(middles)))
-        full = {state: used for state, used in by_state.items() if len(used) >= least}
-        chosen: int | None = None
-        if full:
-            chosen = known.reference if known.reference in full else _fullest(full)
-        used = list(range(len(middles))) if chosen is None else full[chosen]
+        enough = max(least, math.ceil(LEAST_SHARE * len(middles)))
+        full = {state: used for state, used in by_state.items() if len(used) >= enough}
+        chosen: int | None = _fullest(full) if full else None
+        if len(by_state.get(known.reference, ())) >= least:
+            chosen = known.reference
+        used = list(range(len(middles))) if chosen is None else by_state[chosen]
         ratios = np.array([2 * middles[i] / (bases[i] + bases[i + 1]) for i in used])
         return cls(chosen, used, float(np.median(ratios)), _median_error(ratios))
 

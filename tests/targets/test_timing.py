@@ -85,21 +85,18 @@ def test_recovers_the_ratio_with_drift_and_preemption(ratio: float, seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("weights", "state"), [([0.7, 0.3], 0), ([0.3, 0.7], 1)])
-def test_compares_within_the_most_frequent_state(
-    weights: list[float], state: int, seed: int
-) -> None:
+@pytest.mark.parametrize("weights", [[0.7, 0.3], [0.3, 0.7]])
+def test_compares_within_the_undisturbed_state(weights: list[float], seed: int) -> None:
     machine = Machine([(1, 1), (1.35, 1.62)], weights, seed=seed)
     states = learn_states(
         machine.call(1.0, 0), seconds=20, clock=machine.clock, wall=machine.clock, pin=False
     )
     np.testing.assert_allclose(states.levels_ms, [1.015, 1.37], rtol=0.02)
-    assert states.reference == state
+    assert states.reference == 0
     timing = timed(machine, 0.6, states)
-    truth = 0.6 if state == 0 else 0.6 * 1.62 / 1.35
-    assert not timing.unstable and timing.state == state
-    assert abs(timing.ratio / truth - 1) <= 0.01
-    assert timing.baseline_ms == states.levels_ms[state]
+    assert not timing.unstable and timing.state == 0
+    assert abs(timing.ratio / 0.6 - 1) <= 0.01
+    assert timing.baseline_ms == states.levels_ms[0]
     assert 0.1 < timing.share <= 1
 
 
@@ -131,7 +128,7 @@ def test_stops_early_when_sure_and_makes_some_rounds_of_slow_networks() -> None:
 def test_percentiles_need_samples() -> None:
     few = timed(Machine([(50, 50)], [1]), 0.5, seconds=0.1, most_seconds=0.1)
     assert "candidate_p50_ms" in few.notes and "candidate_p90_ms" not in few.notes
-    many = timed(Machine([(1, 1)], [1], noise=0.3), 1.0, seconds=6, most_seconds=6, error=0)
+    many = timed(Machine([(1, 1)], [1], noise=0.02), 1.0, seconds=6, most_seconds=6, error=0)
     assert many.notes["candidate_p99_ms"] >= many.notes["candidate_p90_ms"]
 
 
