@@ -102,7 +102,7 @@ def search(
     run = Search(
         job, out, trials=trials, timeout=timeout, workers=workers, sampler=sampler, seed=seed
     )
-    with run.run(display="quiet" if quiet else "live") as study:
+    with run.run(display="quiet" if quiet else "auto") as study:
         print_front(study.front(), study.folder)
 
 

@@ -120,8 +120,8 @@ def _choices(job: Job, offered: Choices) -> Choices:
                 f"{bits} bits are not offered by this target",
                 "known: " + ", ".join(str(b) for b in sorted(by_weight)),
             )
-    bits = tuple(by_weight[b] for b in sorted(spec.bits, reverse=True))
-    choices = replace(offered, bits=bits)
+    pairs = tuple(by_weight[b] for b in sorted(spec.bits, reverse=True))
+    choices = replace(offered, bits=pairs)
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections import OrderedDict
+from typing import Any
 
 import tensorly
 import torch
@@ -98,7 +99,9 @@ def _svd_linear(module: nn.Linear, rank: int) -> nn.Sequential:
 
 def _svd_conv(module: nn.Conv2d, rank: int) -> nn.Sequential:
     left, right = _svd_factors(module.weight.detach().flatten(1), rank)
-    first = nn.Conv2d(module.in_channels, rank, 1, module.stride, module.padding, bias=False)
+    stride: Any = module.stride
+    padding: Any = module.padding
+    first = nn.Conv2d(module.in_channels, rank, 1, stride, padding, bias=False)
     second = nn.Conv2d(rank, module.out_channels, 1, bias=module.bias is not None)
     return _filled([first, second], [right[:, :, None, None], left[:, :, None, None]], module.bias)
 
@@ -106,9 +109,10 @@ def _svd_conv(module: nn.Conv2d, rank: int) -> nn.Sequential:
 def _tucker2(module: nn.Conv2d, r_out: int, r_in: int) -> nn.Sequential:
     core, out, into = tucker2(module.weight.detach(), r_out, r_in)
     first = nn.Conv2d(module.in_channels, r_in, 1, bias=False)
-    middle = nn.Conv2d(
-        r_in, r_out, module.kernel_size, module.stride, module.padding, module.dilation, bias=False
-    )
+    shape: dict[str, Any] = {
+        name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")
+    }
+    middle = nn.Conv2d(r_in, r_out, bias=False, **shape)
     last = nn.Conv2d(r_out, module.out_channels, 1, bias=module.bias is not None)
     return _filled(
         [first, middle, last], [into.T[:, :, None, None], core, out[:, :, None, None]], module.bias
@@ -141,7 +145,8 @@ def tucker2(weight: Tensor, r_out: int, r_in: int) -> tuple[Tensor, Tensor, Tens
 def _leading(unfolded: Tensor, rank: int) -> Tensor:
     """The ``rank`` leading left singular vectors, as columns."""
     _, vectors = torch.linalg.eigh(unfolded @ unfolded.T)  # ascending eigenvalues
-    return vectors[:, -rank:].flip(1)
+    leading: Tensor = vectors[:, -rank:].flip(1)
+    return leading
 
 
 def _filled(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +62,9 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
     for hook in hooks:
         hook.remove()
     for bn_name, conv_name in pairs.items():
-        conv, bn = folded.get_submodule(conv_name), folded.get_submodule(bn_name)
-        _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))  # type: ignore[type-var]
+        conv: Any = folded.get_submodule(conv_name)
+        bn: Any = folded.get_submodule(bn_name)
+        _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))
         _set(folded, bn_name, nn.Identity())
     return folded
 

@@ -7,6 +7,7 @@ share a group are added after dividing each by its mean, so that no layer outvot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,8 @@ def channel_importance(
     return total
 
 
-def _rows(module: nn.Module, side: str) -> Tensor:
-    weight = module.weight.detach()
-    if not isinstance(weight, Tensor):
-        raise TypeError(type(module).__name__)
+def _rows(module: Any, side: str) -> Tensor:
+    weight: Tensor = module.weight.detach()
     rows = weight if side == "out" else weight.transpose(0, 1)
     return rows.reshape(rows.shape[0], -1).float()
 

@@ -75,11 +75,12 @@ def train(job: Path, weights: Path) -> tuple[float, float]:
     steps = EPOCHS * -(-len(inputs) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(inputs)).split(64):
+        for rows in torch.randperm(len(inputs)).split(64):  # type: ignore[no-untyped-call]
             if len(rows) < 2:
                 continue
             optimizer.zero_grad()
-            nn.functional.cross_entropy(network(inputs[rows]), targets[rows]).backward()
+            loss = nn.functional.cross_entropy(network(inputs[rows]), targets[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     network.eval()
