@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,13 @@ from ..errors import CandidateError, EnvironmentFault
 from ..operators.compress import Compressed, Compressor
 from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
-from ..targets.speed_states import SpeedStates
-from ..targets.target import Target, Timing
+from ..targets.target import Target
 from ..tasks.job import load_job
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation
+from .latency import LatencyMeter
 from .problem import Problem
-
-TIMING_ATTEMPTS = 3
-SAME_STATE = 0.10
-"""Baseline levels closer than this share are one speed state."""
-OTHER_STATE_ERROR = 0.05
-"""Least relative error of a ratio that could only be had in another speed state."""
 
 
 class Evaluator:
@@ -56,7 +49,7 @@ class Evaluator:
         timed: bool = True,
     ) -> None:
         self.task, self.space, self.target = task, space, target
-        self.folder, self.batch, self.timed = folder, batch, timed
+        self.folder, self.timed = folder, timed
         self._calibration = task.calibration(calibration)
         if not self._calibration:
             raise CandidateError("the training split holds no calibration examples")
@@ -64,7 +57,7 @@ class Evaluator:
             task.network, task.example, space, torch.cat(self._calibration)
         )
         inputs, _ = next(iter(task.search.batches(batch, limit=batch)))
-        self._timed_inputs = inputs.numpy()
+        self._meter = LatencyMeter(target, folder, inputs.numpy())
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
 
     @classmethod
@@ -122,7 +115,7 @@ class Evaluator:
         artifact: Artifact | None,
     ) -> Evaluation:
         seconds: dict[str, float] = {}
-        with self._working(rung):
+        with self._meter.working(rung):
             with _clocked(seconds, "compress"):
                 made = self.compressor.compress(plan)
             with _clocked(seconds, "export"):
@@ -142,7 +135,11 @@ class Evaluator:
         notes: dict[str, Any] = {"examples": result.count, "environment": self.target.description}
         if self.timed:
             with _clocked(seconds, "time"):
-                self._time(path, rung, baseline, values, errors, notes)
+                reference = self._baseline_path(baseline) or path
+                timed = self._meter.measure(path, reference, rung, baseline)
+                values |= timed.values
+                errors |= timed.errors
+                notes["timing"] = timed.conditions
         _relate(values, errors, baseline, self.task.score.name)
         return Evaluation(
             plan=plan,
@@ -171,6 +168,11 @@ class Evaluator:
     def _path(self, artifact: Artifact) -> Path:
         return self.folder / "artifacts" / artifact.file_name
 
+    def _baseline_path(self, baseline: Evaluation | None) -> Path | None:
+        if baseline is None or baseline.artifact is None:
+            return None
+        return self._path(baseline.artifact)
+
     def _predict(self, path: Path) -> Predict:
         runtime = self.target.load(path)
 
@@ -178,73 +180,6 @@ class Evaluator:
             return torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
 
         return predict
-
-    def _time(
-        self,
-        path: Path,
-        rung: str,
-        baseline: Evaluation | None,
-        values: dict[str, float],
-        errors: dict[str, float],
-        notes: dict[str, Any],
-    ) -> None:
-        timing, same_state = self._timing(path, rung, baseline)
-        if timing.unstable:
-            raise CandidateError(
-                f"latency unstable in {TIMING_ATTEMPTS} attempts: the machine's speed changes"
-            )
-        ratio, error = timing.ratio, timing.ratio_error
-        if baseline is None:
-            values["latency_ms"], ratio = timing.baseline_ms, 1.0
-        else:
-            values["latency_ms"] = ratio * baseline.values["latency_ms"]
-            error = error if same_state else max(error, OTHER_STATE_ERROR * ratio)
-        values["latency_ratio"], errors["latency_ratio"] = ratio, error
-        errors["latency_ms"] = error * values["latency_ms"] / ratio
-        notes["timing"] = {
-            "batch": self.batch,
-            "rounds": timing.rounds,
-            "state": timing.state,
-            "share": timing.share,
-            "baseline_ms": timing.baseline_ms,
-            "same_state": same_state,
-            "quiet": rung == "confirm",
-        }
-        if baseline is None and self.target.states is not None:
-            notes["speed_states"] = self.target.states.to_json()
-
-    def _timing(self, path: Path, rung: str, baseline: Evaluation | None) -> tuple[Timing, bool]:
-        """A timing in the speed state that the baseline was timed in, if that can be had.
-
-        A confirmed one waits until no other candidate is at work on this machine.
-        """
-        reference = path
-        if baseline is not None and baseline.artifact is not None:
-            reference = self._path(baseline.artifact)
-        for _ in range(TIMING_ATTEMPTS):
-            known = baseline.notes.get("speed_states") if baseline is not None else None
-            self.target.states = SpeedStates.from_json(known) if known else None
-            with ExitStack() as locks:
-                if rung == "confirm":
-                    locks.enter_context(_held(self.folder / "machine.lock", fcntl.LOCK_EX))
-                device = self.folder / f"device-{self.target.name}.lock"
-                locks.enter_context(_held(device, fcntl.LOCK_EX))
-                timing = self.target.time(path, reference, self._timed_inputs)
-            level = timing.baseline_ms
-            expected = baseline.values["latency_ms"] if baseline is not None else level
-            same_state = abs(level / expected - 1) <= SAME_STATE
-            if same_state and not timing.unstable:
-                break
-        return timing, same_state
-
-    @contextmanager
-    def _working(self, rung: str) -> Iterator[None]:
-        """While a front is confirmed, say that this core is busy, so that timings wait."""
-        if rung != "confirm":
-            yield
-            return
-        with _held(self.folder / "machine.lock", fcntl.LOCK_SH):
-            yield
 
     def predictions_agree(self, plan: CompressionPlan, artifact: Artifact) -> float:
         """Share of search examples on which the exported file and the torch network agree."""
@@ -281,14 +216,3 @@ def _clocked(seconds: dict[str, float], stage: str) -> Iterator[None]:
         yield
     finally:
         seconds[stage] = time.perf_counter() - start
-
-
-@contextmanager
-def _held(lock: Path, kind: int) -> Iterator[None]:
-    """A file lock shared by the processes of this machine, released even when they are killed."""
-    with lock.open("a") as file:
-        fcntl.flock(file, kind)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

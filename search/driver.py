@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import AllFailedError, InputError
 from ..objectives.evaluation import Artifact, Evaluation
+from ..objectives.point import Point
 from ..spaces.plan import CompressionPlan
 from ..trackers.study import BASELINE, Study
 from .events import Event, Listener, Progress
@@ -22,6 +23,7 @@ from .window import Window
 HOPELESS = 20  # failures without a single success that end a search
 _TIDY_EVERY = 10  # trials between two removals of files that are on no front
 _COLLECT_S = 0.5
+_CONFIRM_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,14 @@ class Driver:
 
     def _confirm(self) -> None:
         """Measure the front again, together, on data that the search did not see."""
-        points = [point for point in self._study.front() if point.rung != "confirm"]
-        if not points:
-            return
+        for _ in range(_CONFIRM_ROUNDS):
+            points = [point for point in self._study.front() if point.rung != "confirm"]
+            if not points:
+                return
+            self._confirm_points(points)
+
+    def _confirm_points(self, points: Sequence[Point]) -> None:
+        """Some may fall off the front by it, and let others on: those come in the next round."""
         self._emit("confirming", note=f"{len(points)} points of the front")
         baseline = self._study.baseline_at("confirm")
         if baseline is None:

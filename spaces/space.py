@@ -194,22 +194,29 @@ class SearchSpace:
     def presets(self) -> list[dict[str, int]]:
         """Hand-made genotypes, mild to strong: what a person would try first.
 
-        Uniform ones (the same bits, share of channels or rank everywhere, one family and two), and
-        the same with channels and ranks changed only in the heavy layers, those that together hold
-        half of the weights.
+        The same bits, share of channels or rank everywhere, one family and two; with the lowest
+        bits, channels or ranks changed only in the heavy layers (those that together hold half of
+        the weights); and the lowest rank in one heavy layer alone.
         """
-        depth = max(self.parameters.values(), default=1)
         heavy = self._heavy()
+        tried = [
+            ({"bits": bits, family: level}, None)
+            for level in range(4)
+            for family in ("keep", "rank")
+            for bits in (0, 1)
+        ]
+        tried += [
+            ({"bits": 1, family: level}, heavy)
+            for level in range(1, 4)
+            for family in ("keep", "rank")
+        ]
+        tried += [({"bits": 1, "rank": 99}, {name}) for name in sorted(heavy)]
         unique: dict[str, dict[str, int]] = {}
-        for level in range(depth):
-            for family in ("keep", "rank"):
-                for only in (None, heavy):
-                    for bits in (0, 1):
-                        levels = {"bits": bits, family: level}
-                        genotype = self._uniform(levels, only)
-                        plan = self.plan(genotype)
-                        if plan != self.identity and level <= 3:
-                            unique.setdefault(plan.fingerprint, genotype)
+        for levels, only in tried:
+            genotype = self._uniform(levels, only)
+            plan = self.plan(genotype)
+            if plan != self.identity:
+                unique.setdefault(plan.fingerprint, genotype)
         return sorted(unique.values(), key=lambda g: sum(g.values()))
 
     def _uniform(self, levels: Mapping[str, int], only: set[str] | None) -> dict[str, int]:

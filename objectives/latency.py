@@ -1,0 +1,130 @@
+"""Latency of an exported file beside the baseline, in one speed state, one timing at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CandidateError
+from ..targets.speed_states import SpeedStates
+from ..targets.target import Target, Timing
+from .evaluation import Evaluation
+
+SPEED_STATES = ".speed_states.json"
+ATTEMPTS = 3
+SAME_STATE = 0.10
+"""Baseline levels closer than this share are one speed state."""
+OTHER_STATE_ERROR = 0.05
+"""Least relative error of a ratio that could only be had in another speed state."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """latency_ms and latency_ratio with their standard errors, and how they were obtained."""
+
+    values: dict[str, float]
+    errors: dict[str, float]
+    conditions: dict[str, Any]
+
+
+class LatencyMeter:
+    """Times files on one target for one study, shared by all its workers through file locks.
+
+    folder: the study folder. inputs: the batch that is timed, float32 (batch, ...).
+    """
+
+    def __init__(self, target: Target, folder: Path, inputs: np.ndarray) -> None:
+        self._target, self._folder, self._inputs = target, folder, inputs
+
+    def measure(self, path: Path, reference: Path, rung: str, baseline: Evaluation | None) -> Timed:
+        """Latency of ``path`` beside the file ``reference`` (the baseline's own, or itself).
+
+        baseline: its evaluation; None: this is the baseline. Milliseconds are the ratio times the
+        baseline's. Raises CandidateError when no number can be had that deserves trust.
+        """
+        timing, same_state = self._timing(path, reference, rung, baseline)
+        if timing.unstable:
+            raise CandidateError(
+                f"latency unstable in {ATTEMPTS} attempts: the machine's speed changes"
+            )
+        ratio, error = timing.ratio, timing.ratio_error
+        if baseline is None:
+            latency_ms, ratio = timing.baseline_ms, 1.0
+            self._keep_states()
+        else:
+            latency_ms = ratio * baseline.values["latency_ms"]
+            error = error if same_state else max(error, OTHER_STATE_ERROR * ratio)
+        return Timed(
+            {"latency_ms": latency_ms, "latency_ratio": ratio},
+            {"latency_ms": error * latency_ms / ratio, "latency_ratio": error},
+            {
+                "batch": len(self._inputs),
+                "rounds": timing.rounds,
+                "state": timing.state,
+                "share": timing.share,
+                "baseline_ms": timing.baseline_ms,
+                "same_state": same_state,
+                "quiet": rung == "confirm",
+            },
+        )
+
+    @contextmanager
+    def working(self, rung: str) -> Iterator[None]:
+        """While a front is confirmed: this core is busy, timings wait."""
+        if rung != "confirm":
+            yield
+            return
+        with _held(self._folder / ".machine.lock", fcntl.LOCK_SH):
+            yield
+
+    def _timing(
+        self, path: Path, reference: Path, rung: str, baseline: Evaluation | None
+    ) -> tuple[Timing, bool]:
+        """A timing in the speed state that the baseline was timed in, if that can be had.
+
+        A confirmed one waits until no other candidate is at work on this machine.
+        """
+        for _ in range(ATTEMPTS):
+            self._target.states = self._known_states()
+            with ExitStack() as locks:
+                if rung == "confirm":
+                    locks.enter_context(_held(self._folder / ".machine.lock", fcntl.LOCK_EX))
+                device = self._folder / f".device-{self._target.name}.lock"
+                locks.enter_context(_held(device, fcntl.LOCK_EX))
+                timing = self._target.time(path, reference, self._inputs)
+            level = timing.baseline_ms
+            expected = baseline.values["latency_ms"] if baseline is not None else level
+            same_state = abs(level / expected - 1) <= SAME_STATE
+            if same_state and not timing.unstable:
+                break
+        return timing, same_state
+
+    def _known_states(self) -> SpeedStates | None:
+        """The machine's speed states as learned with the first baseline."""
+        path = self._folder / SPEED_STATES
+        if not path.exists():
+            return None
+        return SpeedStates.from_json(json.loads(path.read_text(encoding="utf-8")), path.name)
+
+    def _keep_states(self) -> None:
+        if self._target.states is not None and self._known_states() is None:
+            states = json.dumps(self._target.states.to_json())
+            (self._folder / SPEED_STATES).write_text(states, encoding="utf-8")
+
+
+@contextmanager
+def _held(lock: Path, kind: int) -> Iterator[None]:
+    """A file lock shared by the processes of this machine, released even when they are killed."""
+    with lock.open("a") as file:
+        fcntl.flock(file, kind)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

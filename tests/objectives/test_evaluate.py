@@ -1,0 +1,107 @@
+"""One plan tried for real: the recorded numbers are those of the exported file."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from paretune.objectives.counts import count_macs, count_params
+from paretune.objectives.evaluate import Evaluator
+from paretune.objectives.evaluation import Evaluation
+from paretune.objectives.problem import Problem
+from paretune.spaces.plan import CompressionPlan
+from paretune.tasks.job import load_job
+
+JOB = {
+    "name": "evaluate",
+    "task": {
+        "model": "paretune.tasks.vision:plain_cnn",
+        "model_args": {"convs": 4, "channels": 1, "size": 8, "width": 16},
+        "data": {"kind": "digits"},
+    },
+    "objectives": ["accuracy", "size_bytes", "latency_ms"],
+}
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    torch.manual_seed(0)
+    problem = Problem.from_job(load_job(JOB))
+    return Evaluator.for_problem(problem, tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def baseline(evaluator: Evaluator) -> Evaluation:
+    return evaluator.evaluate(evaluator.space.identity)
+
+
+def test_values_are_those_of_the_file(evaluator: Evaluator, baseline: Evaluation) -> None:
+    space = evaluator.space
+    plan = space.plan({n: 1 for n in space.parameters if n.startswith(("bits:", "keep:"))})
+    found = evaluator.evaluate(plan, "measure", baseline)
+    assert found.cause is None
+    path = evaluator.folder / "artifacts" / found.artifact.file_name
+    data = path.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == found.artifact.sha256
+    assert found.values["size_bytes"] == len(data) == found.artifact.size_bytes
+    assert found.values["size_ratio"] == len(data) / baseline.values["size_bytes"]
+    session = onnxruntime.InferenceSession(data)
+    right = total = 0
+    for inputs, targets in evaluator.task.search.batches(100):
+        outputs = session.run(None, {"input": inputs.numpy()})[0]
+        right += int((outputs.argmax(1) == targets.numpy()).sum())
+        total += len(targets)
+    assert found.values["accuracy"] == pytest.approx(right / total)
+    error = np.sqrt(right / total * (1 - right / total) / total)
+    assert found.errors["accuracy"] == pytest.approx(error, rel=0.02)
+    assert found.values["latency_ms"] == pytest.approx(
+        found.values["latency_ratio"] * baseline.values["latency_ms"]
+    )
+    assert found.notes["environment"]["onnxruntime"] == onnxruntime.__version__
+    assert Evaluation.from_json(found.to_json()) == found
+
+
+def test_the_baseline_is_the_unit(baseline: Evaluation) -> None:
+    assert baseline.values["latency_ratio"] == baseline.values["size_ratio"] == 1
+    assert baseline.values["accuracy_drop"] == 0
+
+
+def test_confirm_scores_the_other_split_and_the_same_file(
+    evaluator: Evaluator, baseline: Evaluation
+) -> None:
+    confirmed = evaluator.evaluate(evaluator.space.identity, "confirm", None, baseline.artifact)
+    assert confirmed.artifact == baseline.artifact
+    assert confirmed.notes["examples"] == len(evaluator.task.evaluate)
+    assert baseline.notes["examples"] == len(evaluator.task.search)
+
+
+def test_a_plan_that_does_not_fit_is_a_recorded_failure(
+    evaluator: Evaluator, baseline: Evaluation
+) -> None:
+    wrong = CompressionPlan({**evaluator.space.identity.groups, "nowhere": 3}, {})
+    found = evaluator.evaluate(wrong, "measure", baseline)
+    assert found.failed and "nowhere" in found.cause and "\n" not in found.cause
+    assert not list((evaluator.folder / "artifacts").glob(".export-*"))
+
+
+def test_counts_match_closed_forms() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 5),
+    )
+    expected = 8 * 64 * 27 + 8 * 16 * 18 + 128 * 5
+    assert count_macs(network, torch.zeros(1, 3, 8, 8)) == expected
+    assert count_params(network) == (8 * 27 + 8) + (8 * 18 + 8) + (128 * 5 + 5)
+
+
+def test_nothing_is_timed_that_nobody_asks_for(tmp_path: Path) -> None:
+    problem = Problem.from_job(load_job({**JOB, "objectives": ["accuracy", "size_bytes"]}))
+    assert not problem.timed
+    found = Evaluator.for_problem(problem, tmp_path).evaluate(problem.space.identity)
+    assert "latency_ms" not in found.values and found.cause is None
