@@ -237,3 +237,21 @@ def test_help_and_version_as_a_process(tmp_path: Path) -> None:
     )
     for command in ("quickstart", "discover", "search", "front", "pull", "apply", "sync", "ui"):
         assert command in done.stdout
+
+
+def test_pull_apply_and_sync(
+    digits_study: Path, call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    study, job = str(digits_study), str(digits_study.parent / "job.yaml")
+    code, out, err = call("pull", study, "--best", "size_bytes", "--to", str(tmp_path / "out"))
+    assert code == 0, err
+    assert "Delivered" in out and "verified" in out
+    plan = str(tmp_path / "out" / "plan.json")
+    weights = str(tmp_path / "small.safetensors")
+    code, out, err = call("apply", plan, "--job", job, "--to", weights)
+    assert code == 0 and "parameters" in out, err
+    code, _, err = call("apply", plan, "--job", job, "--to", "small.pt")
+    assert code == 2 and ".safetensors" in err
+    code, first, _ = call("sync", study)
+    code_again, again, _ = call("sync", study)
+    assert code == code_again == 0 and "0 runs created, 0 updated" in again, first + again
