@@ -6,7 +6,8 @@ two networks timed one after the other. So baseline and candidate alternate,
     B C B C B ... B
 
 a *round* is one C with the two B groups that flank it, its ratio is C over the mean of the two,
-and the answer is the median ratio over the rounds of one speed state (see speed_states.py).
+and the answer is the median ratio over the rounds of one speed state (see speed_states.py); in a
+fast state that comes only now and then, the ratio of matched quantiles.
 Each group is a few calls after a discarded one (the caches belong to the other network then);
 a group's level is the mean of its faster three quarters.
 
@@ -36,6 +37,8 @@ Clock = Callable[[], int]
 
 GROUP_MS = 2.5  # a group of calls lasts about this long: short beside the life of a speed state
 MOST_CALLS = 16  # in a group
+RARE = 0.5  # of the rounds: a fast state rarer than this is compared by matched quantiles
+PARTS = 8
 LEAST_SHARE = 0.05  # of the rounds: a level met by chance is not a state
 P90_SAMPLES, P99_SAMPLES = 64, 662  # fewer samples say nothing about these percentiles
 
@@ -181,8 +184,29 @@ class _Rounds:
         if len(by_state.get(known.reference, ())) >= least:
             chosen = known.reference
         used = list(range(len(middles))) if chosen is None else by_state[chosen]
+        if chosen == 0 and len(used) < RARE * len(middles):
+            share = sum(state == 0 for state in of_base) / len(of_base)
+            return cls(chosen, used, *_matched_ratio(bases[:-1], middles, share))
         ratios = np.array([2 * middles[i] / (bases[i] + bases[i + 1]) for i in used])
         return cls(chosen, used, float(np.median(ratios)), _median_error(ratios))
+
+
+def _matched_ratio(bases: list[float], middles: list[float], share: float) -> tuple[float, float]:
+    """Ratio in a fast state that the machine is in for only a ``share`` of the time, and its error.
+
+    Rounds picked by their fast flanks would be unfair: such moments are short, and what lies
+    between two of them is often slower. Both networks meet the same moments though, so the fastest
+    ``share`` of the candidate's groups stand against the fastest ``share`` of the baseline's: the
+    medians of those, that is the quantile ``share / 2`` of each. Error: from eight interleaved
+    parts.
+    """
+    b, c = np.asarray(bases), np.asarray(middles)
+    ratio = float(np.quantile(c, share / 2) / np.quantile(b, share / 2))
+    parts = [
+        float(np.quantile(c[i::PARTS], share / 2) / np.quantile(b[i::PARTS], share / 2))
+        for i in range(PARTS)
+    ]
+    return ratio, float(np.std(parts, ddof=1)) / math.sqrt(PARTS)
 
 
 def _fullest(by_state: dict[int, list[int]]) -> int:

@@ -161,5 +161,5 @@ def test_registered_model_answers_as_the_measured_file(digits_study: Path, tmp_p
         uri=uri,
     )
     version = mlflow.MlflowClient().get_model_version_by_alias("digits-edge", "champion")
-    assert version.version == "2"
+    assert str(version.version) == "2"
     assert version.tags["paretune.sha256"] == again.manifest["model"]["sha256"]
