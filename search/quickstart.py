@@ -53,9 +53,9 @@ def run_quickstart(folder: Path, trials: int, workers: int) -> None:
         front = study.front()
         print_front(front, study.folder)
         where = "accuracy_drop <= 0.01"
-        chosen = front.choose(where, "latency_ms")
-    console.print(f"\n[bold]3. Delivering[/] the fastest with {where} (trial {chosen.number})")
-    bundle = pull(folder / "study", folder / "model", where=where, best="latency_ms")
+        chosen = front.choose(where, "size_bytes")
+    console.print(f"\n[bold]3. Delivering[/] the smallest with {where} (trial {chosen.number})")
+    bundle = pull(folder / "study", folder / "model", where=where, best="size_bytes")
     print_bundle(bundle, None, None)
     console.print(
         f"\n[bold]Next[/]  look at the front:   open {folder / 'study' / 'front.html'}\n"

@@ -199,17 +199,11 @@ class SearchSpace:
         the weights); and the lowest rank in one heavy layer alone.
         """
         heavy = self._heavy()
-        tried = [
-            ({"bits": bits, family: level}, None)
-            for level in range(4)
-            for family in ("keep", "rank")
-            for bits in (0, 1)
-        ]
-        tried += [
-            ({"bits": 1, family: level}, heavy)
-            for level in range(1, 4)
-            for family in ("keep", "rank")
-        ]
+        tried: list[tuple[dict[str, int], set[str] | None]] = []
+        for level in range(4):
+            for family in ("keep", "rank"):
+                tried += [({"bits": bits, family: level}, None) for bits in (0, 1)]
+                tried.append(({"bits": 1, family: level}, heavy))
         tried += [({"bits": 1, "rank": 99}, {name}) for name in sorted(heavy)]
         unique: dict[str, dict[str, int]] = {}
         for levels, only in tried:
