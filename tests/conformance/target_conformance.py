@@ -127,13 +127,16 @@ class TargetConformance:
         with pytest.raises(CandidateError):
             target.load(tmp_path / "absent")
 
-    def test_a_file_is_as_fast_as_itself(
-        self, target: Target, tmp_path: Path, inputs: np.ndarray
-    ) -> None:
+    def test_a_file_is_as_fast_as_itself(self, target: Target, tmp_path: Path) -> None:
+        """On images large enough that a call takes about a millisecond: of a call of some
+        microseconds, where its buffers happen to lie in memory is a tenth."""
+        inputs = np.random.default_rng(0).standard_normal((2, 3, 160, 160)).astype(np.float32)
         path = self.exported(target, tmp_path / f"e.{target.format}", {}, inputs)
-        timing = target.time(path, path, inputs[:1])
-        assert isinstance(timing, Timing)
-        assert timing.rounds > 0 and timing.baseline_ms > 0 and 0 < timing.share <= 1
-        assert timing.ratio_error >= 0
-        if not timing.unstable:
-            assert abs(timing.ratio - 1) <= 0.10
+        ratios = []
+        for _ in range(3):  # each opens the file anew
+            timing = target.time(path, path, inputs[:1])
+            assert isinstance(timing, Timing)
+            assert timing.rounds > 0 and timing.baseline_ms > 0 and 0 < timing.share <= 1
+            assert timing.ratio_error >= 0
+            ratios += [] if timing.unstable else [timing.ratio]
+        assert not ratios or abs(float(np.median(ratios)) - 1) <= 0.10
