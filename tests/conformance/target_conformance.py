@@ -127,9 +127,10 @@ class TargetConformance:
         with pytest.raises(CandidateError):
             target.load(tmp_path / "absent")
 
+    @pytest.mark.slow
     def test_a_file_is_as_fast_as_itself(self, target: Target, tmp_path: Path) -> None:
-        """On images large enough that a call takes about a millisecond: of a call of some
-        microseconds, where its buffers happen to lie in memory is a tenth."""
+        """A real stopwatch on a real machine: slow, because where two sessions of such a small
+        network happen to lie in memory can make a tenth; see ``benchmarks/timing.py``."""
         inputs = np.random.default_rng(0).standard_normal((2, 3, 160, 160)).astype(np.float32)
         path = self.exported(target, tmp_path / f"e.{target.format}", {}, inputs)
         ratios = []
@@ -139,4 +140,4 @@ class TargetConformance:
             assert timing.rounds > 0 and timing.baseline_ms > 0 and 0 < timing.share <= 1
             assert timing.ratio_error >= 0
             ratios += [] if timing.unstable else [timing.ratio]
-        assert not ratios or abs(float(np.median(ratios)) - 1) <= 0.10
+        assert not ratios or abs(float(np.median(ratios)) - 1) <= 0.10, (ratios, timing)
