@@ -29,13 +29,19 @@ QUANTITIES: dict[str, Quantity] = {
     "size_bytes": Quantity(False, "bytes", "the file that the runtime loads"),
     "size_ratio": Quantity(False, "x", "size_bytes over the baseline's"),
     "compression_ratio": Quantity(True, "x", "the baseline's size_bytes over this one's"),
+    "archive_bytes": Quantity(
+        False, "bytes", "a container that is decoded before it runs (sparse, codebook, 3 or 6 bits)"
+    ),
+    "archive_ratio": Quantity(False, "x", "archive_bytes over the baseline's size_bytes"),
     "latency_ms": Quantity(
         False, "ms", "one batch through the runtime, ratio times the baseline's"
     ),
     "latency_ratio": Quantity(False, "x", "latency over the interleaved baseline's"),
+    "throughput": Quantity(True, "1/s", "examples a second, at the job's batch"),
     "macs": Quantity(False, "MACs", "multiply-accumulates of one example"),
     "params": Quantity(False, "", "parameters of the compressed network"),
     "peak_memory_bytes": Quantity(False, "bytes", "peak resident memory of a fresh process"),
+    "energy_mj": Quantity(False, "mJ", "energy of one batch, where the machine can tell"),
 }
 
 

@@ -11,7 +11,12 @@ from typing import Any
 from ..errors import InputError
 
 VERSION = 1
-METHODS = ("svd", "tucker2")
+METHODS = {"svd": 1, "spatial_svd": 1, "tucker2": 2, "cp": 1, "depthwise": 1}
+"""How a layer may be factorised, and how many ranks each method takes."""
+WEIGHT_BITS = (32, 16, 8, 6, 4, 3, 2)
+ACTIVATION_BITS = (32, 16, 8)
+QUANTIZERS = ("uniform", "codebook", "apot")
+PATTERNS = ("unstructured", "2:4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +24,23 @@ class LayerChoice:
     """What is done to one layer; the default leaves it as it is.
 
     weight_bits, activation_bits: stored bits per weight, bits per input activation (32 = float32).
-    method, ranks: ``None`` and ``()``, or ``"svd"`` with ``(r,)`` (linear and 1x1 convolutions), or
-        ``"tucker2"`` with ``(r_out, r_in)`` (k x k convolutions).
+    quantizer: the values that weights of fewer than 16 bits may take: ``"uniform"`` steps, a
+        ``"codebook"`` of 2**bits means, or ``"apot"``, sums of powers of two.
+    method, ranks: ``None`` and ``()``, or one of METHODS: ``"svd"`` with ``(r,)`` (linear and 1x1
+        convolutions); for k x k convolutions ``"spatial_svd"`` ``(r,)``, ``"tucker2"``
+        ``(r_out, r_in)``, ``"cp"`` ``(r,)`` and ``"depthwise"`` ``(r,)`` (r depthwise kernels a
+        channel, then pointwise).
+    sparsity, pattern: per cent of the weights that are zero, 0 to 99, chosen freely or, with
+        ``"2:4"``, two of each four neighbours (then 50).
     """
 
     weight_bits: int = 32
     activation_bits: int = 32
     method: str | None = None
     ranks: tuple[int, ...] = ()
+    quantizer: str = "uniform"
+    sparsity: int = 0
+    pattern: str = "unstructured"
 
     def to_json(self) -> dict[str, Any]:
         """The choice as plain JSON, without the keys that change nothing."""
@@ -34,13 +48,21 @@ class LayerChoice:
         out["activation_bits"] = self.activation_bits
         if self.method is not None:
             out |= {"method": self.method, "ranks": list(self.ranks)}
+        if self.quantizer != "uniform":
+            out["quantizer"] = self.quantizer
+        if self.sparsity:
+            out |= {"sparsity": self.sparsity, "pattern": self.pattern}
         return out
 
     def __str__(self) -> str:
-        bits = f"w{self.weight_bits}a{self.activation_bits}"
-        if self.method is None:
-            return bits
-        return f"{bits} {self.method} " + "x".join(str(r) for r in self.ranks)
+        words = [f"w{self.weight_bits}a{self.activation_bits}"]
+        if self.quantizer != "uniform":
+            words.append(self.quantizer)
+        if self.method is not None:
+            words.append(f"{self.method} " + "x".join(str(r) for r in self.ranks))
+        if self.sparsity:
+            words.append(f"{self.sparsity}% zeros" + (" 2:4" if self.pattern == "2:4" else ""))
+        return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -114,23 +136,47 @@ def _positive(value: Any, where: str) -> int:
     return value
 
 
+_KEYS = {"weight_bits", "activation_bits", "method", "ranks", "quantizer", "sparsity", "pattern"}
+
+
 def _choice(value: Any, where: str) -> LayerChoice:
     if not isinstance(value, Mapping):
         raise InputError(where, f"expected a mapping, got {value!r}", "")
-    extra = set(value) - {"weight_bits", "activation_bits", "method", "ranks"}
+    extra = set(value) - _KEYS
     if extra:
         raise InputError(where, f"unknown key {sorted(extra)[0]!r}", "remove it")
     method, ranks = value.get("method"), value.get("ranks", [])
-    if method is not None and method not in METHODS:
-        raise InputError(where, f"unknown method {method!r}", "known: " + ", ".join(METHODS))
+    if method is not None:
+        _one_of(method, tuple(METHODS), f"{where}.method")
     if not isinstance(ranks, list | tuple):
         raise InputError(where, f"ranks must be a list, got {ranks!r}", "")
-    expected = {None: 0, "svd": 1, "tucker2": 2}[method]
+    expected = 0 if method is None else METHODS[method]
     if len(ranks) != expected:
         raise InputError(where, f"method {method!r} takes {expected} ranks, got {ranks!r}", "")
+    sparsity = value.get("sparsity", 0)
+    if sparsity != 0:
+        sparsity = _positive(sparsity, f"{where}.sparsity")
+    if not 0 <= sparsity <= 99:
+        raise InputError(
+            f"{where}.sparsity", f"{sparsity!r} per cent zeros", "give a whole number below 100"
+        )
+    pattern = _one_of(value.get("pattern", "unstructured"), PATTERNS, f"{where}.pattern")
+    if pattern == "2:4" and sparsity != 50:
+        raise InputError(f"{where}.sparsity", f"2:4 leaves 50 % zeros, not {sparsity!r}", "say 50")
     return LayerChoice(
-        weight_bits=_positive(value.get("weight_bits", 32), f"{where}.weight_bits"),
-        activation_bits=_positive(value.get("activation_bits", 32), f"{where}.activation_bits"),
+        weight_bits=_one_of(value.get("weight_bits", 32), WEIGHT_BITS, f"{where}.weight_bits"),
+        activation_bits=_one_of(
+            value.get("activation_bits", 32), ACTIVATION_BITS, f"{where}.activation_bits"
+        ),
         method=method,
         ranks=tuple(_positive(r, f"{where}.ranks") for r in ranks),
+        quantizer=_one_of(value.get("quantizer", "uniform"), QUANTIZERS, f"{where}.quantizer"),
+        sparsity=sparsity,
+        pattern=pattern,
     )
+
+
+def _one_of(value: Any, known: tuple[Any, ...], where: str) -> Any:
+    if type(value) is not type(known[0]) or value not in known:
+        raise InputError(where, f"unknown {value!r}", "known: " + ", ".join(map(str, known)))
+    return value

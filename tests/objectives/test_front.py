@@ -27,7 +27,8 @@ FULL = CompressionPlan({"a": 16, "b": 32}, {"a": LayerChoice(), "b": LayerChoice
 
 
 def plan(number: int) -> CompressionPlan:
-    return CompressionPlan({"a": 8, "b": 32}, {"a": LayerChoice(8, 8), "b": LayerChoice(8, number)})
+    layers = {"a": LayerChoice(8, 8), "b": LayerChoice(8, 8, "svd", (number,))}
+    return CompressionPlan({"a": 8, "b": 32}, layers)
 
 
 def measured(

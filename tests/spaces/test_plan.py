@@ -7,16 +7,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.errors import InputError
-from paretune.spaces.plan import CompressionPlan, LayerChoice
+from paretune.spaces.plan import (
+    ACTIVATION_BITS,
+    METHODS,
+    QUANTIZERS,
+    WEIGHT_BITS,
+    CompressionPlan,
+    LayerChoice,
+)
 
 names = st.text("abc.123", min_size=1, max_size=8)
 count = st.integers(1, 4096)
-choices = st.one_of(
-    st.builds(LayerChoice, count, count),
-    st.builds(lambda w, a, r: LayerChoice(w, a, "svd", (r,)), count, count, count),
-    st.builds(
-        lambda w, a, r: LayerChoice(w, a, "tucker2", r), count, count, st.tuples(count, count)
-    ),
+weight_bits, activation_bits = st.sampled_from(WEIGHT_BITS), st.sampled_from(ACTIVATION_BITS)
+factors = st.sampled_from([(None, 0), *METHODS.items()]).flatmap(
+    lambda item: st.tuples(st.just(item[0]), st.tuples(*[count] * item[1]))
+)
+zeros = st.one_of(
+    st.just((0, "unstructured")),
+    st.tuples(st.integers(1, 99), st.just("unstructured")),
+    st.just((50, "2:4")),
+)
+choices = st.builds(
+    lambda w, a, f, q, z: LayerChoice(w, a, *f, q, *z),
+    weight_bits,
+    activation_bits,
+    factors,
+    st.sampled_from(QUANTIZERS),
+    zeros,
 )
 plans = st.builds(CompressionPlan, st.dictionaries(names, count), st.dictionaries(names, choices))
 junk = st.recursive(
@@ -66,6 +83,13 @@ def test_junk_is_refused_in_one_line(data: object) -> None:
         ({"layers": {"a": {"method": "magic"}}}, "magic"),
         ({"layers": {"a": {"method": "svd", "ranks": [1, 2]}}}, "ranks"),
         ({"layers": {"a": {"weight_bits": 7.5}}}, "7.5"),
+        ({"layers": {"a": {"weight_bits": 0}}}, "weight_bits.*0.*known: 32"),
+        ({"layers": {"a": {"weight_bits": 8.0}}}, "8.0"),
+        ({"layers": {"a": {"activation_bits": 4}}}, "activation_bits"),
+        ({"layers": {"a": {"quantizer": "log"}}}, "quantizer.*log"),
+        ({"layers": {"a": {"sparsity": 100}}}, "sparsity.*100"),
+        ({"layers": {"a": {"sparsity": 0.9}}}, "sparsity.*0.9"),
+        ({"layers": {"a": {"sparsity": 60, "pattern": "2:4"}}}, "2:4"),
         ({"layers": {"a": {"bits": 8}}}, "bits"),
     ],
 )
