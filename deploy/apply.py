@@ -34,7 +34,7 @@ def apply_plan(plan: Path, job: Path, to: Path) -> str:
     checked = load_job(job)
     task = load_task(checked)
     calibration = torch.cat(task.calibration(checked.target.calibration))
-    network = apply(task.network, wanted, task.example, calibration)
+    network = apply(task.network, wanted, task.example, calibration, checked.compress)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, to)
     before, after = count_params(task.network), count_params(network)
     return f"{to}: {after:,} parameters ({after / before:.3f} of the original's {before:,})"

@@ -22,6 +22,7 @@ from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
 from ..targets.target import Target
 from ..tasks.job import load_job
+from ..tasks.sections import CompressSection
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation
@@ -34,7 +35,8 @@ class Evaluator:
 
     folder: the study folder; exported files go to ``artifacts/<sha256>.<format>`` in it.
     calibration: number of training inputs for activation ranges, importance and BatchNorm.
-    batch: examples in a timed batch. timed: measure latency at all.
+    batch: examples in a timed batch. timed: measure latency at all. options: how plans are
+        carried out.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Evaluator:
         calibration: int = 256,
         batch: int = 1,
         timed: bool = True,
+        options: CompressSection | None = None,
     ) -> None:
         self.task, self.space, self.target = task, space, target
         self.folder, self.timed = folder, timed
@@ -54,7 +57,7 @@ class Evaluator:
         if not self._calibration:
             raise CandidateError("the training split holds no calibration examples")
         self.compressor = Compressor(
-            task.network, task.example, space, torch.cat(self._calibration)
+            task.network, task.example, space, torch.cat(self._calibration), options
         )
         inputs, _ = next(iter(task.search.batches(batch, limit=batch)))
         self._meter = LatencyMeter(target, folder, inputs.numpy())
@@ -78,6 +81,7 @@ class Evaluator:
             calibration=options.calibration,
             batch=options.batch,
             timed=problem.timed,
+            options=problem.job.compress,
         )
 
     def evaluate(

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..spaces.discover import discover
 from ..spaces.plan import CompressionPlan
 from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
 from ..spaces.space import SearchSpace, require
 from ..targets.target import Bits
+from ..tasks.sections import CompressSection
 from .factorise import FactorCache
-from .importance import IMPORTANCES, channel_importance, input_rms
+from .importance import channel_importance, input_rms
 from .normalise import input_moments, reestimate
 from .prune import prune
 
@@ -45,8 +45,7 @@ class Compressor:
     network: eval mode, CPU; never modified. space: from :func:`discover` on the same network.
     calibration: (n, ...) float32 inputs for activation-aware importance and for BatchNorm, or None
         (then magnitudes rank the channels and BatchNorm statistics stay).
-    importance: ``"activation"`` (needs calibration), ``"l1"`` or ``"l2"``.
-    normalise: ``"differential"``, ``"plain"`` or ``"none"``.
+    options: how plans are carried out, the job's ``compress`` section.
     """
 
     def __init__(
@@ -55,19 +54,15 @@ class Compressor:
         example: Tensor,
         space: SearchSpace,
         calibration: Tensor | None = None,
-        importance: str = "activation",
-        normalise: str = "differential",
+        options: CompressSection | None = None,
     ) -> None:
-        if importance not in IMPORTANCES:
-            raise InputError("importance", f"unknown {importance!r}", "known: l1, l2, activation")
-        if normalise not in ("differential", "plain", "none"):
-            raise InputError(
-                "normalise", f"unknown {normalise!r}", "known: differential, plain, none"
-            )
+        options = options or CompressSection()
         self.space = space
         self.original = rewrite_shortcuts(network, example)
-        self.normalise = normalise if calibration is not None else "none"
-        method = importance if calibration is not None or importance != "activation" else "l2"
+        self.normalise = options.normalise if calibration is not None else "none"
+        method: str = options.importance
+        if method == "activation" and calibration is None:
+            method = "l2"
         rms = None
         if method == "activation" and calibration is not None:
             rms = input_rms(self.original, calibration)
@@ -138,16 +133,15 @@ def apply(
     plan: CompressionPlan | Mapping[str, Any],
     example: Tensor,
     calibration: Tensor | None = None,
-    *,
-    importance: str = "activation",
-    normalise: str = "differential",
+    options: CompressSection | None = None,
 ) -> nn.Module:
     """The compressed torch network of ``plan``, for your own training code.
 
     network: the trained original, not modified. plan: a :class:`CompressionPlan` or the content of
     a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
-    same ones that the search used give the same channels and BatchNorm statistics. Bit-widths are
-    carried out by the export, so the network returned is float32.
+    same ones that the search used give the same channels and BatchNorm statistics. options: the
+    search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
+    the network returned is float32.
 
     Raises InputError when the plan does not fit the network (the layer is named).
 
@@ -160,5 +154,5 @@ def apply(
     space = space.only(plan)
     space.check(plan)
     with torch.random.fork_rng():
-        made = Compressor(network, example, space, calibration, importance, normalise)
+        made = Compressor(network, example, space, calibration, options)
         return made.compress(plan).network

@@ -27,7 +27,6 @@ def _l2(weight: Tensor) -> Tensor:
 
 
 MAGNITUDES: dict[str, Callable[[Tensor], Tensor]] = {"l1": _l1, "l2": _l2}
-IMPORTANCES = (*MAGNITUDES, "activation")
 
 
 def channel_importance(

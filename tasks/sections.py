@@ -110,6 +110,17 @@ class SpaceSection(Section):
         return _distinct(bits)
 
 
+class CompressSection(Section):
+    """HOW a plan is carried out, for all layers alike.
+
+    importance: which channels stay: activation, l1 or l2. normalise: how BatchNorm statistics are
+        re-estimated after a cut: differential, plain or none.
+    """
+
+    importance: Literal["activation", "l1", "l2"] = "activation"
+    normalise: Literal["differential", "plain", "none"] = "differential"
+
+
 class TargetSection(Section):
     """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu."""
 
@@ -166,6 +177,7 @@ class JobSections(Section):
     folder: Annotated[Path, Field(strict=False)] = Path()
     task: TaskSection
     space: SpaceSection = Field(default_factory=SpaceSection)
+    compress: CompressSection = Field(default_factory=CompressSection)
     target: TargetSection = Field(default_factory=TargetSection)
     objectives: Annotated[
         tuple[Text | dict[str, dict[str, Any] | None], ...],

@@ -12,7 +12,16 @@ import yaml
 from .durable_file import write_durably
 
 FILE_NAME = "job.yaml"
-MATTERS = ("task", "space", "objectives", "constraints", "target", "search.seed", "search.sampler")
+MATTERS = (
+    "task",
+    "space",
+    "objectives",
+    "constraints",
+    "compress",
+    "target",
+    "search.seed",
+    "search.sampler",
+)
 
 
 def plain(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from paretune.operators.normalise import input_moments
 from paretune.spaces.discover import discover
 from paretune.spaces.shortcut import rewrite_shortcuts
 from paretune.spaces.surgery import cut
+from paretune.tasks.sections import CompressSection
 
 EXACT = [name for name in NETWORKS if name != "perceptron"]  # LayerNorm sees the channels that go
 
@@ -152,7 +153,9 @@ def test_plain_batchnorm_takes_the_measured_moments() -> None:
     network, example = build("padded")
     space = discover(network, example)
     inputs = torch.randn(64, 3, 8, 8) * 3 + 1
-    compressor = Compressor(network, example, space, inputs, normalise="plain")
+    compressor = Compressor(
+        network, example, space, inputs, options=CompressSection(normalise="plain")
+    )
     plan = space.plan({"keep:stem": 1} if "keep:stem" in space.parameters else {"keep:conv1": 1})
     small = compressor.compress(plan).network
     moments = input_moments(small, inputs)
