@@ -51,7 +51,7 @@ class OnnxRuntimeCpu:
         batch: int = 1,
         calibration_examples: int = 256,
         reduce_range: bool | None = None,
-        seconds: float = 2.0,
+        seconds: float = 3.0,
         states: Mapping[str, Any] | None = None,
     ) -> None:
         require_runtime()

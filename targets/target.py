@@ -27,12 +27,12 @@ class Bits:
 class Timing:
     """Latency of a candidate beside the baseline, measured interleaved in one process.
 
-    ratio: candidate over baseline, median over rounds of one speed state.
+    ratio: candidate over baseline, each left alone by its neighbours (see timing.py).
     ratio_error: one standard error of ``ratio``.
-    baseline_ms: the baseline's level in that state, milliseconds for one batch.
-    state: which of the speed states learned at the start the rounds belong to; share: of all.
-    rounds: rounds used. unstable: too few rounds of one state; then the numbers are not to be used.
-    notes: diagnostics (minimum, quantiles, threads, pinned core).
+    baseline_ms: the baseline's undisturbed time, milliseconds for one batch.
+    state: which of the known speed states that is; share: of the baseline's groups that were in it.
+    rounds: rounds made. unstable: no known state, or no clear answer; then the numbers are not to
+        be used. notes: diagnostics (minimum, quantiles, threads, pinned core).
     """
 
     ratio: float
