@@ -90,7 +90,7 @@ def compare(
     clock, wall: nanoseconds; ``clock`` times the calls, ``wall`` limits the effort.
     pin: keep this thread on the quietest core meanwhile.
 
-    ``unstable``: the baseline's level is none of the known states, or the error is beyond use.
+    ``unstable``: the baseline was in none of the known states, or the error is beyond use.
     """
     effort = Effort() if effort is None else effort
     with _quiet(pin) as core:
@@ -113,6 +113,7 @@ def compare(
             if early and effort.satisfied(error / ratio, state == known.reference, spent):
                 break
     of_groups = [known.classify(undisturbed_ms(group)) for group in base]
+    share = of_groups.count(state) / len(base)
     notes: dict[str, Any] = {
         "clock": getattr(clock, "__name__", "clock"),
         "core": core,
@@ -128,8 +129,8 @@ def compare(
         baseline_ms=round(level, 6),
         rounds=len(other),
         state=-1 if state is None else state,
-        share=round(of_groups.count(state) / len(base), 4),
-        unstable=state is None or error > UNSURE * ratio,
+        share=round(share, 4),
+        unstable=state is None or share == 0 or error > UNSURE * ratio,
         notes=notes,
     )
 
