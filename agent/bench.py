@@ -176,7 +176,7 @@ class Child:
     def ask(
         self, job: Mapping[str, Any], inputs: np.ndarray
     ) -> tuple[dict[str, Any], np.ndarray | None]:
-        """The answer to one job. Raises CandidateError: the job's own error, or the process died."""
+        """The answer to one job. Raises CandidateError: its own error, or how the process died."""
         late = threading.Event()
 
         def stop() -> None:

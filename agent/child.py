@@ -26,6 +26,8 @@ from ..targets.timing import Effort, compare, learn_states
 from ..targets.timing_result import Timing
 from ..targets.wire import pack, unpack
 
+PREDICT_BATCH = 100
+
 
 def main() -> None:
     """Answer jobs until the agent closes the pipe or dies."""
@@ -121,14 +123,23 @@ def _predict(
     path = str(job["model"])
     if path not in sessions:
         sessions[path] = open_session(Path(path).read_bytes(), job["threads"], where="model")
-    outputs = _run(sessions[path], inputs, "model")
-    if len(outputs) == 0 or not isinstance(outputs[0], np.ndarray):
-        raise CandidateError("model: its first output is no tensor")
-    if outputs[0].dtype.kind not in "fiub" or outputs[0].shape[:1] != inputs.shape[:1]:
-        raise CandidateError("model: its first output is no row of numbers for each example")
-    if outputs[0].size * 4 > most_bytes or not outputs[0].size:
-        raise CandidateError(f"model: outputs of shape {outputs[0].shape}")
-    return outputs[0].astype(np.float32)
+    rows = [
+        _rows(sessions[path], inputs[i : i + PREDICT_BATCH])
+        for i in range(0, len(inputs), PREDICT_BATCH)
+    ]
+    if not rows[0].size or sum(part.size for part in rows) * 4 > most_bytes:
+        raise CandidateError(f"model: an output of shape {rows[0].shape[1:]} for each example")
+    return np.concatenate(rows)
+
+
+def _rows(session: Any, inputs: np.ndarray) -> np.ndarray:
+    """The first output for these inputs, a row for each, as float32."""
+    first = _run(session, inputs, "model")[0]
+    if not isinstance(first, np.ndarray) or first.dtype.kind not in "fiub":
+        raise CandidateError("model: its first output is no tensor of numbers")
+    if first.shape[:1] != inputs.shape[:1]:
+        raise CandidateError(f"model: {first.shape[:1]} rows of outputs for {len(inputs)} examples")
+    return first.astype(np.float32)
 
 
 def _call(session: Any, batch: np.ndarray, where: str) -> Callable[[], object]:

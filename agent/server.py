@@ -28,20 +28,12 @@ from ..targets.cpu import cpu_features
 from ..targets.onnx_session import require_runtime
 from ..targets.wire import PROTOCOL, WireError, is_digest, pack, unpack
 from .bench import Bench, Busy, Unknown
-from .limits import Limits
+from .request import Fields, Refusal
 
 BINARY = "application/octet-stream"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LINGER_S = 2.0  # a refused client may go on sending for so long, so that it reads why
 RETRY_AFTER_S = 1
-
-
-class Refusal(Exception):
-    """An answer other than success: an HTTP status and one line."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -61,7 +53,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         log: bool = True,
     ) -> None:
         self.bench, self.limits, self.token, self.log = bench, bench.limits, token, log
-        self._context = context
+        self.context = context
         self._free = threading.BoundedSemaphore(self.limits.connections)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, Handler)
@@ -83,36 +75,14 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One connection, from its handshake to its end, under a time limit for all it sends."""
+        """One connection, from its handshake to its end."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Handshake, then the request. A silent or endless client is cut off."""
-        request.settimeout(self.limits.idle_s)
-        cut = threading.Timer(self.limits.receive_s, _cut, (request,))
-        cut.daemon = True
-        cut.start()
-        secure = request
-        try:
-            if self._context is not None:
-                secure = self._context.wrap_socket(
-                    request, server_side=True, do_handshake_on_connect=False
-                )
-                cut.args = (secure,)
-                secure.do_handshake()
-            handler = Handler(secure, client_address, self)
-            if handler.unread:  # it was refused before its body was read
-                _drain(secure)
-        finally:
-            cut.cancel()
-            _cut(secure)
-            secure.close()
-
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke is no event; anything else is one line, and the server goes on."""
+        """A connection that broke is no event; anything else is one line, and we go on."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError) and self.log:
             print(f"{client_address[0]}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -124,6 +94,36 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
     server_version, sys_version = "paretune-agent", ""
     unread = False
+
+    def setup(self) -> None:
+        """Handshake. From now until the body is read a silent or endless client is cut off."""
+        limits = self.server.limits
+        self.request.settimeout(limits.idle_s)
+        self._deadline = threading.Timer(limits.receive_s, lambda: _cut(self.request))
+        self._deadline.daemon = True
+        self._deadline.start()
+        try:
+            if self.server.context is not None:
+                self.request = self.server.context.wrap_socket(
+                    self.request, server_side=True, do_handshake_on_connect=False
+                )
+                self.request.do_handshake()
+            super().setup()
+        except BaseException:
+            self._deadline.cancel()
+            self.request.close()
+            raise
+
+    def finish(self) -> None:
+        """Close the connection; whoever was refused before the body was read may send on a bit."""
+        try:
+            super().finish()
+            if self.unread:
+                _drain(self.request)
+        finally:
+            self._deadline.cancel()
+            _cut(self.request)
+            self.request.close()
 
     def _serve(self) -> None:
         begin, status = time.monotonic(), 500
@@ -154,6 +154,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = _serve
 
     def _reply(self, status: int, body: bytes) -> None:
+        self.connection.settimeout(self.server.limits.receive_s)
         self.send_response_only(status)
         self.send_header("Content-Type", BINARY)
         self.send_header("Content-Length", str(len(body)))
@@ -216,6 +217,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(413, f"more than {self.server.limits.body_bytes:,} bytes")
         data = self.rfile.read(int(length))
         self.unread = False
+        self._deadline.cancel()
         if len(data) != int(length):
             raise Refusal(400, "the body is shorter than was said")
         return data
@@ -244,48 +246,6 @@ class Handler(BaseHTTPRequestHandler):
         model = ask.digest("model")
         said = {"model": model, "nonce": ask.nonce()}
         return pack(said, self.server.bench.predict(model, inputs, ask.threads()))
-
-
-class Fields:
-    """The fields of a request, each checked where it is taken."""
-
-    def __init__(self, fields: dict[str, Any], limits: Limits) -> None:
-        self._fields, self._limits = fields, limits
-
-    def digest(self, name: str) -> str:
-        """A model's hash."""
-        value = self._fields.get(name)
-        if not is_digest(value):
-            raise Refusal(400, f"{name}: the hash of a model is expected")
-        return str(value)
-
-    def nonce(self) -> str:
-        """What the answer must repeat."""
-        value = self._fields.get("nonce")
-        if not isinstance(value, str) or not 16 <= len(value) <= 128 or not value.isalnum():
-            raise Refusal(400, "nonce: 16 to 128 letters and digits are expected")
-        return value
-
-    def threads(self) -> int:
-        """Threads of the session, at most what the agent allows."""
-        value = self._fields.get("threads", 1)
-        if type(value) is not int or not 1 <= value <= self._limits.threads:
-            raise Refusal(400, f"threads: 1 to {self._limits.threads} are allowed")
-        return value
-
-    def seconds(self) -> float:
-        """How long to measure: within a quarter of the wall limit, learning and doubt included."""
-        value, most = self._fields.get("seconds", 2.0), self._limits.wall_s / 8
-        if type(value) not in (int, float) or not 0 < value <= most:
-            raise Refusal(400, f"seconds: more than 0 and at most {most:g} are allowed")
-        return float(value)
-
-    def states(self) -> dict[str, Any] | None:
-        """Speed states learned before, or None; their content is checked where they are used."""
-        value = self._fields.get("states")
-        if value is not None and not isinstance(value, dict):
-            raise Refusal(400, "states: a mapping is expected")
-        return value
 
 
 def version() -> str:
