@@ -139,7 +139,9 @@ def test_wrong_secrets_and_addresses_are_one_clear_line(agent: Agent, tmp_path: 
     assert "no known host name" in refusal("remote:https://nowhere.invalid")
     assert "did you mean 'fingerprint'" in refusal(agent.name, fingerprin="x")
     assert "did you mean 'remote:https" in refusal("remot:https://HOST:8765")
-    assert "2 fingerprints for 1 boards" in refusal(agent.name, **{**good, "fingerprint": ["a"] * 2})
+    assert "2 fingerprints for 1 boards" in refusal(
+        agent.name, **{**good, "fingerprint": ["a"] * 2}
+    )
     assert "does not run on boards" in refusal(agent.name, **good, runtime="onnxruntime-cuda")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
