@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import InputError
 from ..spaces.choices import Choices
@@ -82,12 +83,14 @@ def parse_constraints(job: Job) -> tuple[Expression, ...]:
 
 def parse_target(job: Job) -> Target:
     """The job's target, with its options."""
-    options = {
+    options: dict[str, Any] = {
         "format": job.target.format,
         "threads": job.target.threads,
         "batch": job.target.batch,
         "calibration_examples": job.target.calibration,
     }
+    if job.target.remote is not None:
+        options |= job.target.remote.model_dump()
     name = job.target.name or "onnxruntime-cpu"
     return make_target(name, options, job.where("target.name"))
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from .cpu import pinned, quiet_core
 from .speed_states import SpeedStates
-from .target import Timing
+from .timing_result import Timing
 
 Call = Callable[[], object]
 Clock = Callable[[], int]

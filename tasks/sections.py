@@ -121,6 +121,22 @@ class CompressSection(Section):
     normalise: Literal["differential", "plain", "none"] = "differential"
 
 
+class RemoteSection(Section):
+    """What a ``remote:https://board:8765`` target needs; see targets/remote.py.
+
+    token_file: a copy of the agent's. fingerprint: of its certificate, as the agent prints it (a
+    list for several boards); ca: a file of authorities instead. boards: further addresses of
+    identical boards. patience: seconds that all boards may be gone.
+    """
+
+    runtime: Text = "onnxruntime-cpu"
+    token_file: Text | None = None
+    fingerprint: Text | Annotated[tuple[Text, ...], Several] | None = None
+    ca: Text | None = None
+    boards: Annotated[tuple[Text, ...], Field(strict=False, max_length=64)] = ()
+    patience: Annotated[float, Field(gt=0, le=1e6)] = 300.0
+
+
 class TargetSection(Section):
     """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu."""
 
@@ -129,6 +145,7 @@ class TargetSection(Section):
     calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    remote: RemoteSection | None = None
 
 
 class SearchSection(Section):
