@@ -17,7 +17,7 @@ from ..spaces.space import SearchSpace, require
 from ..targets.target import Bits
 from ..tasks.sections import CompressSection
 from .factorise import FactorCache
-from .importance import channel_importance, input_rms
+from .importance import channel_importance, gather
 from .normalise import input_moments, reestimate
 from .prune import prune
 
@@ -60,14 +60,17 @@ class Compressor:
         self.space = space
         self.original = rewrite_shortcuts(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
-        method: str = options.importance
-        if method == "activation" and calibration is None:
-            method = "l2"
-        rms = None
-        if method == "activation" and calibration is not None:
-            rms = input_rms(self.original, calibration)
+        method, evidence = gather(self.original, options.importance, calibration)
         self._importance = {
-            g.name: channel_importance(self.original, g, method, rms) for g in space.groups
+            g.name: channel_importance(
+                self.original,
+                g,
+                method,
+                evidence,
+                mix=options.importance_mix,
+                seed=options.importance_seed,
+            )
+            for g in space.groups
         }
         self._inputs = None if calibration is None else calibration[:NORMALISE_EXAMPLES]
         self._moments = (

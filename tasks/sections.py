@@ -113,11 +113,26 @@ class SpaceSection(Section):
 class CompressSection(Section):
     """HOW a plan is carried out, for all layers alike.
 
-    importance: which channels stay: activation, l1 or l2. normalise: how BatchNorm statistics are
-        re-estimated after a cut: differential, plain or none.
+    importance: which channels stay: activation (what they contribute to their readers), l1, l2,
+        bn_scale, fpgm, taylor, activation_mean, weight_activation or random.
+    importance_mix: weight_activation: from weights alone (0) to activations alone (1).
+    importance_seed: random: the draw.
+    normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
     """
 
-    importance: Literal["activation", "l1", "l2"] = "activation"
+    importance: Literal[
+        "activation",
+        "l1",
+        "l2",
+        "bn_scale",
+        "fpgm",
+        "taylor",
+        "activation_mean",
+        "weight_activation",
+        "random",
+    ] = "activation"
+    importance_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     normalise: Literal["differential", "plain", "none"] = "differential"
 
 
