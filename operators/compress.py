@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..spaces.attention import rewrite
 from ..spaces.discover import discover
 from ..spaces.plan import CompressionPlan
-from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
+from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
 from ..targets.target import Bits
 from ..tasks.sections import CompressSection
@@ -58,7 +59,7 @@ class Compressor:
     ) -> None:
         options = options or CompressSection()
         self.space = space
-        self.original = rewrite_shortcuts(network, example)
+        self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
         method, evidence = gather(self.original, options.importance, calibration)
         self._importance = {

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from .attention import rewrite
 from .choices import Choices
-from .shortcut import ShortcutConv, rewrite_shortcuts
+from .heads import head_groups, without_heads
+from .shortcut import ShortcutConv
 from .space import Layer, SearchSpace
 from .surgery import cut, spread
 from .trace import ChannelGroup, trace_groups
@@ -42,8 +44,10 @@ def discover(
     >>> print(len(space.parameters), "choices")
     """
     choices = choices or Choices()
-    rewritten = rewrite_shortcuts(_runnable(network, example), example)
-    groups = trace_groups(rewritten, example) if prune else ()
+    rewritten = rewrite(_runnable(network, example), example)
+    groups = without_heads(trace_groups(rewritten, example), rewritten, example) if prune else []
+    heads, headless = head_groups(rewritten, example) if prune else ((), {})
+    groups += heads
     modules = {n: m for n, m in rewritten.named_modules() if _is_layer(m)}
     if not modules:
         raise InputError("task.model", "it has no convolution or linear layer", "nothing to do")
@@ -53,6 +57,7 @@ def discover(
     _check_names(freeze, rewritten)
     frozen = {name: "frozen" for name in modules if _below(name, freeze)}
     frozen |= {name: "not used by the forward pass" for name in modules if name not in used}
+    frozen |= {f"heads of {name}": reason for name, reason in headless.items()}
 
     cuttable = []
     for group in groups:
@@ -60,7 +65,7 @@ def discover(
             (f"{p} is frozen" for p in group.producers() if _below(p, freeze)), None
         )
         if reason:
-            frozen[f"channels of {group.name}"] = reason
+            frozen[f"{group.unit} of {group.name}"] = reason
         else:
             cuttable.append(group)
     cuttable, broken = _verified(rewritten, example, cuttable)

@@ -245,7 +245,9 @@ class SearchSpace:
                     "kind": "group",
                     "name": group.name,
                     "size": str(group.channels),
-                    "options": "keep " + " ".join(str(k) for k in self.keeps[group.name]),
+                    "options": "keep "
+                    + " ".join(str(k) for k in self.keeps[group.name])
+                    + (" heads" if group.unit == "heads" else ""),
                     "tied": ", ".join(p for p in group.producers() if p != group.name),
                     "read_by": readers,
                 }
