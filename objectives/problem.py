@@ -121,7 +121,8 @@ def _choices(job: Job, offered: Choices) -> Choices:
                 "known: " + ", ".join(str(b) for b in sorted(by_weight)),
             )
     pairs = tuple(by_weight[b] for b in sorted(spec.bits, reverse=True))
-    choices = replace(offered, bits=pairs)
+    zeros = sorted((50, "2:4") if z == "2:4" else (int(z), "unstructured") for z in spec.zeros)
+    choices = replace(offered, bits=pairs, zeros=tuple(zeros))
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

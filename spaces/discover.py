@@ -215,6 +215,7 @@ def _layer(
         method=method,
         parts_out=_parts(name, "out", groups),
         parts_in=_parts(name, "in", groups),
+        zeros=tuple(z for z in choices.zeros if z[1] != "2:4" or into // conv_groups % 4 == 0),
     )
     if method is None:
         return layer

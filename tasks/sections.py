@@ -94,7 +94,10 @@ class Rank(Section):
 
 
 class SpaceSection(Section):
-    """What may change. freeze: module names left alone; absent = the classifier."""
+    """What may change. freeze: module names left alone; absent = the classifier.
+
+    zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file smaller.
+    """
 
     prune: bool | Prune = True
     bits: Annotated[
@@ -102,12 +105,16 @@ class SpaceSection(Section):
         Field(strict=False, min_length=1, max_length=16),
     ] = (8, 32)
     rank: bool | Rank = True
+    zeros: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=99)] | Literal["2:4"], ...],
+        Field(strict=False, max_length=16),
+    ] = ()
     freeze: Annotated[tuple[Text, ...], Several] | None = None
 
-    @field_validator("bits")
+    @field_validator("bits", "zeros")
     @classmethod
-    def _no_twins(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct(bits)
+    def _no_twins(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _distinct(items)
 
 
 class CompressSection(Section):
@@ -117,6 +124,8 @@ class CompressSection(Section):
         bn_scale, fpgm, taylor, activation_mean, weight_activation or random.
     importance_mix: weight_activation: from weights alone (0) to activations alone (1).
     importance_seed: random: the draw.
+    zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
+        gradient (gradient).
     normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
     """
 
@@ -133,6 +142,7 @@ class CompressSection(Section):
     ] = "activation"
     importance_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
     importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    zeros: Literal["magnitude", "gradient"] = "magnitude"
     normalise: Literal["differential", "plain", "none"] = "differential"
 
 
