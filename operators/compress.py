@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..spaces.attention import rewrite
 from ..spaces.discover import discover
 from ..spaces.plan import CompressionPlan
@@ -64,6 +65,8 @@ class Compressor:
     ) -> None:
         self.options = options = options or CompressSection()
         self.space, self._example, self._calibration = space, example, calibration
+        if calibration is not None:
+            _check_calibration(calibration, example)
         self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
         method, evidence = gather(self.original, options.importance, calibration)
@@ -142,6 +145,18 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._assign_bits,
 )
 """The order in which a plan is carried out; quantisation itself happens in the exported file."""
+
+
+def _check_calibration(inputs: Tensor, example: Tensor) -> None:
+    if not len(inputs):
+        raise InputError("calibration", "no examples", "give some of the training inputs")
+    if inputs.shape[1:] != example.shape[1:]:
+        given, wanted = list(inputs.shape[1:]), list(example.shape[1:])
+        raise InputError(
+            "calibration", f"examples of shape {given}, the network takes {wanted}", ""
+        )
+    if not bool(torch.isfinite(inputs).all()):
+        raise InputError("calibration", "its inputs hold NaN or infinity", "check the data")
 
 
 def _is_in(name: str, layer: str) -> bool:

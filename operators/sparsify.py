@@ -54,7 +54,7 @@ def sparsify(
         if isinstance(layer, ROOTS):
             score = (scores or {}).get(name, layer.weight.detach()).abs()
             with torch.no_grad():
-                layer.weight.mul_(stay_mask(score, sparsity, pattern))
+                layer.weight.masked_fill_(~stay_mask(score, sparsity, pattern), 0)
 
 
 def layer_shares(
@@ -95,10 +95,10 @@ def zeros_held(network: nn.Module) -> Iterator[None]:
     masks = []
     for module in network.modules():
         if isinstance(module, ROOTS) and bool((module.weight == 0).any()):
-            masks.append((module.weight, (module.weight != 0).to(module.weight.dtype)))
+            masks.append((module.weight, module.weight == 0))
     hooks = [
-        weight.register_hook(lambda slope, mask=mask: slope * mask)
-        for weight, mask in masks
+        weight.register_hook(lambda slope, gone=gone: slope.masked_fill(gone, 0))
+        for weight, gone in masks
         if weight.requires_grad
     ]
     try:
@@ -107,5 +107,5 @@ def zeros_held(network: nn.Module) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         with torch.no_grad():
-            for weight, mask in masks:
-                weight.mul_(mask)
+            for weight, gone in masks:
+                weight.masked_fill_(gone, 0)

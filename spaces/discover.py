@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..tasks.weights import check_finite
 from .attention import rewrite
 from .choices import Choices
 from .heads import head_groups, without_heads
@@ -91,6 +92,7 @@ def discover(
 
 
 def _runnable(network: nn.Module, example: Tensor) -> nn.Module:
+    check_finite(network.state_dict(), "task.model")
     try:
         with torch.inference_mode():
             out = network(example)
