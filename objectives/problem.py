@@ -18,6 +18,8 @@ from ..tasks.task import Task
 from .expression import Expression
 from .objective import Objective
 
+LEAST_CALIBRATION = 8  # examples: fewer give no usable activation ranges
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -44,15 +46,30 @@ class Problem:
         constraints = parse_constraints(job)
         target = parse_target(job)
         task = load_task(job)
+        if len(task.train) < LEAST_CALIBRATION:
+            raise InputError(
+                job.where("task.data"),
+                f"'train' holds {len(task.train)} examples, too few to calibrate on",
+                f"give at least {LEAST_CALIBRATION}",
+            )
         return cls(job, task, target, find_space(job, task, target), objectives, constraints)
 
     @property
     def timed(self) -> bool:
         """Whether latency is asked for by an objective or a constraint."""
+        return self.asks("latency")
+
+    @property
+    def packed(self) -> bool:
+        """Whether the size of the packed container is asked for, of every plan."""
+        return self.asks("archive")
+
+    def asks(self, quantity: str) -> bool:
+        """Whether an objective or a constraint names something that begins so."""
         names = {o.name for o in self.objectives}
         for constraint in self.constraints:
             names |= set(constraint.names)
-        return any(name.startswith("latency") for name in names)
+        return any(name.startswith(quantity) for name in names)
 
 
 def parse_objectives(job: Job) -> tuple[Objective, ...]:
@@ -124,7 +141,8 @@ def _choices(job: Job, offered: Choices) -> Choices:
                 "known: " + ", ".join(str(b) for b in sorted(by_weight)),
             )
     pairs = tuple(by_weight[b] for b in sorted(spec.bits, reverse=True))
-    choices = replace(offered, bits=pairs)
+    zeros = sorted((50, "2:4") if z == "2:4" else (int(z), "unstructured") for z in spec.zeros)
+    choices = replace(offered, bits=pairs, zeros=tuple(zeros))
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

@@ -10,16 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+from ..spaces.attention import rewrite
 from ..spaces.discover import discover
 from ..spaces.plan import CompressionPlan
-from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
+from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
+from ..spaces.surgery import cut
 from ..targets.target import Bits
 from ..tasks.sections import CompressSection
+from .evidence import weight_slopes
 from .factorise import FactorCache
-from .importance import channel_importance, input_rms
+from .importance import channel_importance, gather
 from .normalise import input_moments, reestimate
-from .prune import prune
+from .prune import choose_channels
+from .sparsify import sparsify
 
 NORMALISE_EXAMPLES = 128
 """Calibration inputs that BatchNorm statistics are re-estimated on (64 give as good results as
@@ -30,11 +35,13 @@ NORMALISE_EXAMPLES = 128
 class Compressed:
     """A network on its way through the steps.
 
-    network: the compressed copy, eval mode. lost: output channels each module lost.
+    network: the compressed copy, eval mode. kept: channels that stay, of each group that was cut.
+    lost: output channels each module lost.
     bits: module name in ``network`` -> Bits, for every convolution and linear layer.
     """
 
     network: nn.Module
+    kept: dict[str, list[int]] = field(default_factory=dict)
     lost: dict[str, list[int]] = field(default_factory=dict)
     bits: dict[str, Bits] = field(default_factory=dict)
 
@@ -56,18 +63,23 @@ class Compressor:
         calibration: Tensor | None = None,
         options: CompressSection | None = None,
     ) -> None:
-        options = options or CompressSection()
-        self.space = space
-        self.original = rewrite_shortcuts(network, example)
+        self.options = options = options or CompressSection()
+        self.space, self._example, self._calibration = space, example, calibration
+        if calibration is not None:
+            _check_calibration(calibration, example)
+        self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
-        method: str = options.importance
-        if method == "activation" and calibration is None:
-            method = "l2"
-        rms = None
-        if method == "activation" and calibration is not None:
-            rms = input_rms(self.original, calibration)
+        method, evidence = gather(self.original, options.importance, calibration)
         self._importance = {
-            g.name: channel_importance(self.original, g, method, rms) for g in space.groups
+            g.name: channel_importance(
+                self.original,
+                g,
+                method,
+                evidence,
+                mix=options.importance_mix,
+                seed=options.importance_seed,
+            )
+            for g in space.groups
         }
         self._inputs = None if calibration is None else calibration[:NORMALISE_EXAMPLES]
         self._moments = (
@@ -76,6 +88,10 @@ class Compressor:
             else {}
         )
         self._factors = FactorCache()
+
+    def on(self, network: nn.Module, space: SearchSpace) -> Compressor:
+        """The same options and inputs on another network, e.g. one that was cut and recovered."""
+        return Compressor(network, self._example, space, self._calibration, self.options)
 
     def compress(self, plan: CompressionPlan) -> Compressed:
         """A compressed copy of the network. Raises CandidateError naming the layer that refuses."""
@@ -86,7 +102,8 @@ class Compressor:
         return work
 
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
-        work.lost = prune(work.network, self.space.groups, plan.groups, self._importance)
+        work.kept = choose_channels(self.space.groups, plan.groups, self._importance)
+        work.lost = cut(work.network, self.space.groups, work.kept)
 
     def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
         for name, choice in plan.layers.items():
@@ -96,8 +113,17 @@ class Compressor:
                 factors = self._factors.factorise(module, choice.method, choice.ranks, name)
                 setattr(work.network.get_submodule(parent), leaf, factors)
 
+    def _sparsify(self, plan: CompressionPlan, work: Compressed) -> None:
+        asked = {name: c for name, c in plan.layers.items() if c.sparsity}
+        scores: dict[str, Tensor] = {}
+        if asked and self.options.zeros == "gradient" and self._inputs is not None:
+            scores = weight_slopes(work.network, self._inputs)
+        for name, choice in asked.items():
+            below = {n[len(name) :].lstrip("."): s for n, s in scores.items() if _is_in(n, name)}
+            sparsify(work.network.get_submodule(name), choice.sparsity, choice.pattern, below)
+
     def _normalise(self, plan: CompressionPlan, work: Compressed) -> None:
-        changed = work.lost or any(c.method for c in plan.layers.values())
+        changed = work.lost or any(c.method or c.sparsity for c in plan.layers.values())
         if self._inputs is not None and self.normalise != "none" and changed:
             reestimate(work.network, self._inputs, self._moments, work.lost, self.normalise)
 
@@ -114,10 +140,27 @@ class Compressor:
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._prune,
     Compressor._factorise,
+    Compressor._sparsify,
     Compressor._normalise,
     Compressor._assign_bits,
 )
 """The order in which a plan is carried out; quantisation itself happens in the exported file."""
+
+
+def _check_calibration(inputs: Tensor, example: Tensor) -> None:
+    if not len(inputs):
+        raise InputError("calibration", "no examples", "give some of the training inputs")
+    if inputs.shape[1:] != example.shape[1:]:
+        given, wanted = list(inputs.shape[1:]), list(example.shape[1:])
+        raise InputError(
+            "calibration", f"examples of shape {given}, the network takes {wanted}", ""
+        )
+    if not bool(torch.isfinite(inputs).all()):
+        raise InputError("calibration", "its inputs hold NaN or infinity", "check the data")
+
+
+def _is_in(name: str, layer: str) -> bool:
+    return name == layer or name.startswith(f"{layer}.")
 
 
 def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:

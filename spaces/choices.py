@@ -17,6 +17,7 @@ class Choices:
     most_keeps: at most this many kept-channel options a group.
     bits: (weight_bits, activation_bits) pairs that the target stores and runs, float32 first.
     rank_ratios: ranks offered, as a share of the surviving channels of each side.
+    zeros: (per cent, pattern) of zero weights, fewest first; they bring no speed.
     size_only_bits: weight bits that shrink the file but bring no speed (marked in the space).
     """
 
@@ -27,6 +28,7 @@ class Choices:
     most_keeps: int = 8
     bits: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
     rank_ratios: tuple[float, ...] = (0.75, 0.5, 0.25)
+    zeros: tuple[tuple[int, str], ...] = ()
     size_only_bits: tuple[int, ...] = ()
 
     def kept(self, channels: int, multiple_of: int = 1) -> tuple[int, ...]:

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..tasks.weights import check_finite
+from .attention import rewrite
 from .choices import Choices
-from .shortcut import ShortcutConv, rewrite_shortcuts
+from .heads import head_groups, without_heads
+from .shortcut import ShortcutConv
 from .space import Layer, SearchSpace
 from .surgery import cut, spread
 from .trace import ChannelGroup, trace_groups
@@ -42,8 +45,10 @@ def discover(
     >>> print(len(space.parameters), "choices")
     """
     choices = choices or Choices()
-    rewritten = rewrite_shortcuts(_runnable(network, example), example)
-    groups = trace_groups(rewritten, example) if prune else ()
+    rewritten = rewrite(_runnable(network, example), example)
+    groups = without_heads(trace_groups(rewritten, example), rewritten, example) if prune else []
+    heads, headless = head_groups(rewritten, example) if prune else ((), {})
+    groups += heads
     modules = {n: m for n, m in rewritten.named_modules() if _is_layer(m)}
     if not modules:
         raise InputError("task.model", "it has no convolution or linear layer", "nothing to do")
@@ -53,6 +58,7 @@ def discover(
     _check_names(freeze, rewritten)
     frozen = {name: "frozen" for name in modules if _below(name, freeze)}
     frozen |= {name: "not used by the forward pass" for name in modules if name not in used}
+    frozen |= {f"heads of {name}": reason for name, reason in headless.items()}
 
     cuttable = []
     for group in groups:
@@ -60,7 +66,7 @@ def discover(
             (f"{p} is frozen" for p in group.producers() if _below(p, freeze)), None
         )
         if reason:
-            frozen[f"channels of {group.name}"] = reason
+            frozen[f"{group.unit} of {group.name}"] = reason
         else:
             cuttable.append(group)
     cuttable, broken = _verified(rewritten, example, cuttable)
@@ -86,6 +92,7 @@ def discover(
 
 
 def _runnable(network: nn.Module, example: Tensor) -> nn.Module:
+    check_finite(network.state_dict(), "task.model")
     try:
         with torch.inference_mode():
             out = network(example)
@@ -210,6 +217,7 @@ def _layer(
         method=method,
         parts_out=_parts(name, "out", groups),
         parts_in=_parts(name, "in", groups),
+        zeros=tuple(z for z in choices.zeros if z[1] != "2:4" or into // conv_groups % 4 == 0),
     )
     if method is None:
         return layer

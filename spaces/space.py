@@ -22,6 +22,7 @@ class Layer:
     bits: (weight_bits, activation_bits) options, the unchanged one first.
     rank_ratios: ranks offered as a share of the surviving channels; () = not factorised.
     method: ``"svd"`` (linear, 1x1) or ``"tucker2"`` (k x k).
+    zeros: (per cent, pattern) of zero weights offered, for a smaller packed file only.
     parts_out, parts_in: how many of its output (input) entries one channel of a group accounts for.
     """
 
@@ -36,6 +37,7 @@ class Layer:
     method: str | None
     parts_out: Mapping[str, int]
     parts_in: Mapping[str, int]
+    zeros: tuple[tuple[int, str], ...] = ()
 
     def surviving(self, groups: Mapping[str, int], full: Mapping[str, int]) -> tuple[int, int]:
         """(out, in) channels left when ``groups`` are kept (``full``: their original counts)."""
@@ -45,7 +47,11 @@ class Layer:
         into = self.in_channels - sum(
             (full[g] - groups.get(g, full[g])) * n for g, n in self.parts_in.items()
         )
-        return out, into
+        return out, out if self.is_depthwise else into
+
+    @property
+    def is_depthwise(self) -> bool:
+        return 1 < self.conv_groups == self.in_channels == self.out_channels
 
     def saves(self, ranks: tuple[int, ...], out: int, into: int) -> bool:
         """Whether the factors hold fewer weights than the layer they replace."""
@@ -89,6 +95,8 @@ class SearchSpace:
                 out[f"rank:{layer.name}"] = 1 + len(layer.rank_ratios)
             if len(layer.bits) > 1:
                 out[f"bits:{layer.name}"] = len(layer.bits)
+            if layer.zeros:
+                out[f"zeros:{layer.name}"] = 1 + len(layer.zeros)
         return {name: count for name, count in out.items() if count > 1}
 
     @property
@@ -124,7 +132,11 @@ class SearchSpace:
                 ratio = layer.rank_ratios[option - 1]
                 ranks = tuple(self._on_grid(m * ratio, m) for m in layer.most_ranks(out, into))
             method = layer.method if ranks else None
-            layers[layer.name] = LayerChoice(weight, activation, method, ranks)
+            choice = LayerChoice(weight, activation, method, ranks)
+            if zeros := genotype.get(f"zeros:{layer.name}", 0):
+                sparsity, pattern = layer.zeros[zeros - 1]
+                choice = replace(choice, sparsity=sparsity, pattern=pattern)
+            layers[layer.name] = choice
         return self.canonical(CompressionPlan(groups, layers))
 
     def _on_grid(self, rank: float, most: int) -> int:
@@ -141,11 +153,9 @@ class SearchSpace:
                 most = layer.most_ranks(out, into)
                 ranks = tuple(min(r, m) for r, m in zip(choice.ranks, most, strict=True))
                 if layer.saves(ranks, out, into):
-                    choice = LayerChoice(
-                        choice.weight_bits, choice.activation_bits, choice.method, ranks
-                    )
+                    choice = replace(choice, ranks=ranks)
                 else:
-                    choice = LayerChoice(choice.weight_bits, choice.activation_bits)
+                    choice = replace(choice, method=None, ranks=())
             layers[layer.name] = choice
         return CompressionPlan({g.name: plan.groups[g.name] for g in self.groups}, layers)
 
@@ -245,7 +255,9 @@ class SearchSpace:
                     "kind": "group",
                     "name": group.name,
                     "size": str(group.channels),
-                    "options": "keep " + " ".join(str(k) for k in self.keeps[group.name]),
+                    "options": "keep "
+                    + " ".join(str(k) for k in self.keeps[group.name])
+                    + (" heads" if group.unit == "heads" else ""),
                     "tied": ", ".join(p for p in group.producers() if p != group.name),
                     "read_by": readers,
                 }
@@ -255,6 +267,9 @@ class SearchSpace:
             if layer.rank_ratios:
                 shares = " ".join(f"{r:g}" for r in layer.rank_ratios)
                 options.append(f"{layer.method} {shares}")
+            if layer.zeros:
+                named = (p if p == "2:4" else f"{s}%" for s, p in layer.zeros)
+                options.append(f"zeros {' '.join(named)} (size only)")
             out.append(
                 {
                     "kind": layer.kind,
@@ -272,7 +287,7 @@ class SearchSpace:
         """16 hexadecimal digits over every option."""
         data = [
             [[g.name, self.keeps[g.name]] for g in self.groups],
-            [[x.name, x.bits, x.rank_ratios, x.method] for x in self.layers],
+            [[x.name, x.bits, x.rank_ratios, x.method, *x.zeros] for x in self.layers],
         ]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
 

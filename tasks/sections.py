@@ -94,7 +94,10 @@ class Rank(Section):
 
 
 class SpaceSection(Section):
-    """What may change. freeze: module names left alone; absent = the classifier."""
+    """What may change. freeze: module names left alone; absent = the classifier.
+
+    zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file smaller.
+    """
 
     prune: bool | Prune = True
     bits: Annotated[
@@ -102,22 +105,44 @@ class SpaceSection(Section):
         Field(strict=False, min_length=1, max_length=16),
     ] = (8, 32)
     rank: bool | Rank = True
+    zeros: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=99)] | Literal["2:4"], ...],
+        Field(strict=False, max_length=16),
+    ] = ()
     freeze: Annotated[tuple[Text, ...], Several] | None = None
 
-    @field_validator("bits")
+    @field_validator("bits", "zeros")
     @classmethod
-    def _no_twins(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct(bits)
+    def _no_twins(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _distinct(items)
 
 
 class CompressSection(Section):
     """HOW a plan is carried out, for all layers alike.
 
-    importance: which channels stay: activation, l1 or l2. normalise: how BatchNorm statistics are
-        re-estimated after a cut: differential, plain or none.
+    importance: which channels stay: activation (what they contribute to their readers), l1, l2,
+        bn_scale, fpgm, taylor, activation_mean, weight_activation or random.
+    importance_mix: weight_activation: from weights alone (0) to activations alone (1).
+    importance_seed: random: the draw.
+    zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
+        gradient (gradient).
+    normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
     """
 
-    importance: Literal["activation", "l1", "l2"] = "activation"
+    importance: Literal[
+        "activation",
+        "l1",
+        "l2",
+        "bn_scale",
+        "fpgm",
+        "taylor",
+        "activation_mean",
+        "weight_activation",
+        "random",
+    ] = "activation"
+    importance_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    zeros: Literal["magnitude", "gradient"] = "magnitude"
     normalise: Literal["differential", "plain", "none"] = "differential"
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from paretune.errors import CandidateError, InputError
 from paretune.operators.compress import Compressor, apply
+from paretune.operators.evidence import input_rms
 from paretune.operators.factorise import factorise
-from paretune.operators.importance import channel_importance, input_rms
+from paretune.operators.importance import channel_importance
 from paretune.operators.normalise import input_moments
 from paretune.spaces.discover import discover
 from paretune.spaces.shortcut import rewrite_shortcuts
