@@ -176,7 +176,7 @@ def main() -> None:
         ("int8", dict.fromkeys(bits, 1)),
         ("10 of 12 heads", dict.fromkeys(heads, 1)),
         ("MLP one step narrower", dict.fromkeys(widths, 1)),
-        ("rank 3/4 in two layers", dict.fromkeys(ranks, 1)),
+        ("mildest rank, last two layers", dict.fromkeys(ranks, 1)),
         ("heads + MLP + int8", dict.fromkeys([*heads, *widths, *bits], 1)),
     ):
         with tempfile.TemporaryDirectory() as scratch:
