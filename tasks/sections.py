@@ -111,6 +111,15 @@ class SpaceSection(Section):
     ] = ()
     freeze: Annotated[tuple[Text, ...], Several] | None = None
 
+    @field_validator("zeros", mode="before")
+    @classmethod
+    def _per_cent(cls, items: Any) -> Any:
+        for item in items if isinstance(items, list | tuple) else ():
+            if isinstance(item, float):
+                meant = f"; did you mean {item * 100:g}?" if 0 < item < 1 else ""
+                raise PydanticCustomError("per_cent", f"{item!r} is no whole per cent{meant}")
+        return items
+
     @field_validator("bits", "zeros")
     @classmethod
     def _no_twins(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:

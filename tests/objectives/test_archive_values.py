@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from paretune.errors import InputError
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.problem import Problem
 from paretune.targets.archive import decode, encode
@@ -52,3 +53,18 @@ def test_a_constraint_makes_every_plan_tell(tmp_path: Path) -> None:
     assert made.packed
     baseline = made.evaluate(made.space.identity)
     assert baseline.values["archive_ratio"] < 1
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"space": {"zeros": [0.75]}}, "0.75 is no whole per cent; did you mean 75"),
+        ({"space": {"zeros": [100]}}, "100 must be at most 99"),
+        ({"space": {"prune": {"smallest_keep": 95}}}, "did you mean 0.95"),
+        ({"compress": {"importance": "taylr"}}, "did you mean 'taylor'"),
+        ({"compress": {"importance_mix": 30}}, "did you mean 0.3"),
+    ],
+)
+def test_slips_in_the_job_are_answered(section: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_job({**JOB, **section})
