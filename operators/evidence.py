@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,9 +54,9 @@ def input_slopes(network: nn.Module, inputs: Tensor, loss: Loss = own_loss) -> d
     """
     parts: dict[str, list[Tensor]] = {}
     with torch.inference_mode(False), torch.enable_grad():
-        for batch in inputs.split(BATCH):
+        for batch in torch.split(inputs, BATCH):
             gates: dict[str, list[Tensor]] = {}
-            with _hooked(network, lambda m, n, g=gates: m.register_forward_pre_hook(_gate(n, g))):
+            with _hooked(network, partial(_gated, gates)):
                 losses = loss(network(batch.clone()))
             flat = [gate for of_layer in gates.values() for gate in of_layer]
             slopes = iter(torch.autograd.grad(losses.sum(), flat, allow_unused=True))
@@ -76,7 +77,7 @@ def weight_slopes(network: nn.Module, inputs: Tensor, loss: Loss = own_loss) -> 
             for layer in layers.values():
                 layer.weight.requires_grad_(True)
             weights = [layer.weight for layer in layers.values()]
-            for batch in inputs.split(BATCH):
+            for batch in torch.split(inputs, BATCH):
                 total = loss(network(batch.clone())).sum() / len(inputs)
                 found = torch.autograd.grad(total, weights, allow_unused=True)
                 for name, slope in zip(layers, found, strict=True):
@@ -107,6 +108,10 @@ def _averages(
     with _hooked(network, watch), torch.inference_mode():
         network(inputs)
     return {name: value.clone() for name, value in found.items()}
+
+
+def _gated(gates: dict[str, list[Tensor]], module: nn.Module, name: str) -> RemovableHandle:
+    return module.register_forward_pre_hook(_gate(name, gates))
 
 
 def _gate(name: str, gates: dict[str, list[Tensor]]) -> Callable[..., tuple[Tensor, ...]]:

@@ -94,28 +94,29 @@ def channel_importance(
     return total
 
 
-def _scores(
-    module: nn.Module, side: str, method: str, seen: Tensor | None, mix: float
-) -> Tensor | None:
+def _scores(module: Any, side: str, method: str, seen: Tensor | None, mix: float) -> Tensor | None:
     """One number per entry of one side of a layer; None where the method has nothing to say."""
     if method == "bn_scale":
-        scaled = isinstance(module, BatchNorm) and module.weight is not None
-        return module.weight.detach().abs().float() if scaled else None
+        if not isinstance(module, BatchNorm) or module.weight is None:
+            return None
+        scale: Tensor = module.weight.detach().abs().float()
+        return scale
     if not isinstance(module, ROOTS):
         return None
     if method == "l1":
         return _rows(module, side).abs().sum(1)
     if method == "l2":
-        return _rows(module, side).norm(dim=1)
+        return torch.linalg.vector_norm(_rows(module, side), dim=1)
     if method == "fpgm":
         rows = _rows(module, "out")
         return torch.cdist(rows, rows).sum(1) if side == "out" else None
     if side == "out" or seen is None:
         return None
+    norms = torch.linalg.vector_norm(_rows(module, "in"), dim=1)
     if method == "activation":
-        return _rows(module, "in").norm(dim=1) * seen
+        return norms * seen
     if method == "weight_activation":
-        return _rows(module, "in").norm(dim=1) ** (1 - mix) * seen**mix
+        return torch.pow(norms, 1 - mix) * torch.pow(seen, mix)
     return seen
 
 

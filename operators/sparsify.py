@@ -81,7 +81,9 @@ def layer_shares(
     everything = torch.cat(list(values.values()))
     stay = stay_mask(everything, sparsity)
     shares = {}
-    for name, part in zip(values, stay.split([len(v) for v in values.values()]), strict=True):
+    for name, part in zip(
+        values, torch.split(stay, [len(v) for v in values.values()]), strict=True
+    ):
         shares[name] = min(99, round(100 * float((~part).double().mean())))
     return shares
 
@@ -97,7 +99,7 @@ def zeros_held(network: nn.Module) -> Iterator[None]:
         if isinstance(module, ROOTS) and bool((module.weight == 0).any()):
             masks.append((module.weight, module.weight == 0))
     hooks = [
-        weight.register_hook(lambda slope, gone=gone: slope.masked_fill(gone, 0))
+        weight.register_hook(lambda slope, gone=gone: slope.masked_fill(gone, 0))  # type: ignore[no-untyped-call]
         for weight, gone in masks
         if weight.requires_grad
     ]

@@ -119,7 +119,8 @@ def _read(reader: Reader, method: int, count: int, kind: np.dtype) -> np.ndarray
         codes = _read_codes(reader, count)
         if count and (not size or int(codes.max()) >= size):
             raise damaged(reader.where)
-        return table[codes]
+        values: np.ndarray = table[codes]
+        return values
     if method == STEPS and kind.itemsize == 4:
         scale = np.frombuffer(reader.take(4), np.float32)[0]
         lowest, minus = reader.numbers("hB")
