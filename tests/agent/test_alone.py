@@ -143,7 +143,7 @@ def test_its_wheel_holds_those_files_byte_for_byte(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_runs_in_an_environment_of_numpy_and_onnxruntime(tmp_path: Path) -> None:
-    """A new environment, the wheel and its two dependencies; skipped where none can be installed."""
+    """A new environment with the wheel and its two dependencies; skipped where there is none."""
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     if not Path(uv).exists():
         pytest.skip("uv is not installed")
