@@ -198,8 +198,9 @@ def test_mutated_answers_give_no_wrong_number(count: int) -> None:
             assert type(value) is float and np.isfinite(value) and value > 0
         assert 0 <= timing.ratio_error <= 10 * timing.ratio and timing.rounds >= 1
         work_s = timing.rounds * (1 + timing.ratio) * timing.baseline_ms / 1000
-        assert work_s <= 2 * wall_s
-        assert timing.unstable or timing.baseline_ms in states.levels_ms
+        assert 0.95 * work_s <= wall_s
+        away = abs(np.log(timing.baseline_ms / states.levels_ms[timing.state]))
+        assert timing.unstable or away <= np.log(1.2)
     assert refused > count / 2
 
 
