@@ -149,6 +149,7 @@ class Child:
         environment = {name: os.environ[name] for name in keep if name in os.environ}
         environment |= {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": str(threads)}
         environment |= {"HOME": str(folder), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment |= {"ORT_DISABLE_TELEMETRY": "1"}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.child", str(lifeline)],

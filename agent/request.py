@@ -32,9 +32,10 @@ class Fields:
     def nonce(self) -> str:
         """What the answer must repeat."""
         value = self._fields.get("nonce")
-        if not isinstance(value, str) or not 16 <= len(value) <= 128 or not value.isalnum():
+        sound = isinstance(value, str) and value.isascii() and value.isalnum()
+        if not sound or not 16 <= len(value) <= 128:
             raise Refusal(400, "nonce: 16 to 128 letters and digits are expected")
-        return value
+        return str(value)
 
     def threads(self) -> int:
         """Threads of the session, at most what the agent allows."""

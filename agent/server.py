@@ -146,12 +146,16 @@ class Handler(BaseHTTPRequestHandler):
         except Exception as error:
             body = pack({"error": f"the agent failed ({type(error).__name__})"})
         self._reply(status, body)
-        if self.server.log:
-            took = 1000 * (time.monotonic() - begin)
-            line = f"{self.client_address[0]} {self.command} {self.path[:90]!r} {status} {took:.0f}"
-            print(f"{line} ms", file=sys.stderr, flush=True)
+        took = 1000 * (time.monotonic() - begin)
+        self.log_message("%s %r %d %.0f ms", self.command, self.path[:90], status, took)
 
     do_GET = do_PUT = do_POST = _serve
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """A line on stderr; never what a body holds."""
+        if self.server.log:
+            line = f"{self.client_address[0]} {format % arguments}"
+            print(line.encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
 
     def _reply(self, status: int, body: bytes) -> None:
         self.connection.settimeout(self.server.limits.receive_s)

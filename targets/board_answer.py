@@ -14,7 +14,7 @@ from .timing_result import Timing
 
 FASTEST, SLOWEST = 1e-4, 1e4  # ratios
 SHORTEST_MS, LONGEST_MS = 1e-5, 1e6
-SLACK = 0.5  # a level is a mean of the faster calls of a state; real ones were rarely twice as fast
+SLACK = 0.95  # rounding: a time is a mean of the fastest calls, so that all took longer
 
 
 class ImpossibleAnswer(ParetuneError):
@@ -70,8 +70,8 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
             raise ImpossibleAnswer(f"a speed state of {level!r} ms")
     if state >= len(states.levels_ms):
         raise ImpossibleAnswer(f"speed state {state} of {len(states.levels_ms)}")
-    if not unstable and states.levels_ms[state] != baseline_ms:
-        raise ImpossibleAnswer("the baseline's time is not that of its speed state")
+    if not unstable and states.classify(baseline_ms) != state:
+        raise ImpossibleAnswer("the baseline's time is not one of its speed state")
     return (
         Timing(ratio, error, baseline_ms, rounds, state, share, unstable, notes),
         states,

@@ -75,7 +75,7 @@ class Boards:
         while True:
             willing = [s for s in self._standings if s.lies < MOST_LIES]
             if not willing:
-                raise EnvironmentFault(f"no board is left that gives possible answers: {problem}")
+                raise EnvironmentFault(f"no board is left to measure on: {problem}")
             self._order.shuffle(willing)
             for standing in (s for s in willing if s.again_at <= time.monotonic()):
                 board = standing.board
@@ -95,6 +95,8 @@ class Boards:
                     alive_at = time.monotonic()
                     standing.lies += 1
                     problem = f"{board.address}: {error}"
+                except InputError as error:  # another token or certificate than at the start
+                    standing.lies, problem = MOST_LIES, str(error)
                 except Unreachable as error:
                     problem = str(error)
                     standing.status = None

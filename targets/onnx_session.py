@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,12 @@ OPTIMISED, PLAIN = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"
 
 
 def require_runtime() -> Any:
-    """The onnxruntime module. Raises InputError saying how to install it."""
+    """The onnxruntime module, its telemetry off (from 1.31 on it writes files and sends events).
+
+    Raises InputError saying how to install it. ``ORT_DISABLE_TELEMETRY=0`` in the environment is
+    left as it is.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -59,7 +59,7 @@ class Remote:
         patience: float = 300.0,
         threads: int = 1,
         batch: int = 1,
-        seconds: float = 2.0,
+        seconds: float = 3.0,
         reduce_range: bool | None = None,
         states: Mapping[str, Any] | None = None,
         **options: Any,

@@ -23,11 +23,12 @@ class Agent:
         self.temporary.mkdir(parents=True, exist_ok=True)
         self.token_file = folder / "token"
         self.port, self.address, self.fingerprint = 0, "", ""
+        self.python = sys.executable
         self.process: subprocess.Popen[str] | None = None
         self.path: list[str] = [p for p in sys.path if p]
 
     def start(self) -> Agent:
-        command = [sys.executable, "-m", self.module, "--port", str(self.port)]
+        command = [self.python, "-m", self.module, "--port", str(self.port)]
         if not self.plain:
             pair = ["--cert", str(self.folder / "cert.pem"), "--key", str(self.folder / "key.pem")]
             command += ["--token-file", str(self.token_file), *pair]

@@ -17,7 +17,7 @@ def job(agent, **search):
         "name": "digits there",
         "task": {
             "model": "paretune.tasks.vision:plain_cnn",
-            "model_args": {"convs": 3, "channels": 1, "size": 8, "width": 8},
+            "model_args": {"convs": 4, "channels": 1, "size": 8, "width": 8},
             "data": {"kind": "digits", "search": 200},
         },
         "objectives": ["accuracy", "size_bytes", "latency_ms"],
@@ -49,7 +49,7 @@ def test_nothing_is_lost_when_the_agent_is_killed_and_started_again(tmp_path):
             agent.start()
 
     with Agent(tmp_path / "board") as agent:
-        thread = threading.Thread(target=reaper, args=(agent,))
+        thread = threading.Thread(target=reaper, args=(agent,), daemon=True)
         thread.start()
         with Search(job(agent), tmp_path / "study").run("quiet") as study:
             rows = study.rows("measure")
@@ -78,7 +78,7 @@ def test_a_board_gone_for_good_stops_the_search_which_goes_on_later(tmp_path):
                 time.sleep(0.05)
             agent.kill()
 
-        thread = threading.Thread(target=reaper)
+        thread = threading.Thread(target=reaper, daemon=True)
         thread.start()
         with pytest.raises(EnvironmentFault, match="nothing listens there"):
             Search(asked, tmp_path / "study").run("quiet")
