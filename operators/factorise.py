@@ -66,7 +66,7 @@ def factorise(
         raise CandidateError(f"{name}: its weights are not finite")
     try:
         kernels = DECOMPOSE[method](kernel, *ranks, second)  # type: ignore[operator]
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:
         raise CandidateError(f"{name}: {method} at rank {_said(ranks)}: {error}") from error
     if not all(bool(torch.isfinite(k).all()) for k in kernels):
         raise CandidateError(f"{name}: {method} at rank {_said(ranks)} found no finite factors")
@@ -112,10 +112,11 @@ def _conv(
     module: nn.Conv2d, kernel: Tensor, moves: tuple[bool, bool], before: list[nn.Module], bias: bool
 ) -> nn.Conv2d:
     """A convolution of this kernel that strides, pads and dilates only where it ``moves``."""
-    reads = module.in_channels if not before else before[-1].out_channels
+    reads: Any = before[-1].out_channels if before else module.in_channels
 
     def along(values: Any, still: int) -> tuple[int, int]:
-        return tuple(v if m else still for v, m in zip(values, moves, strict=True))
+        high, wide = (v if m else still for v, m in zip(values, moves, strict=True))
+        return high, wide
 
     padding: Any = module.padding
     if not isinstance(padding, str):
@@ -125,7 +126,7 @@ def _conv(
     return nn.Conv2d(
         reads,
         kernel.shape[0],
-        tuple(kernel.shape[2:]),
+        (kernel.shape[2], kernel.shape[3]),
         along(module.stride, 1),
         padding,
         along(module.dilation, 1),

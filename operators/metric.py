@@ -20,6 +20,7 @@ def root(second: Tensor, floor: float = _FLOOR) -> Tensor:
     size = second.shape[0]
     lift = floor * second.diagonal().mean().clamp_min(1e-30)
     for _ in range(6):
+        lower: Tensor
         lower, failed = torch.linalg.cholesky_ex(second + lift * torch.eye(size).to(second))
         if not int(failed):
             return lower

@@ -31,14 +31,20 @@ def tucker2(kernel: Tensor, r_out: int, r_in: int, second: Tensor | None = None)
     _, _, into = iterate(torch.einsum("ochw,cd->odhw", kernel, lower), r_out, r_in)
     first = torch.linalg.solve_triangular(lower, into.T, upper=False, left=False)
     first = first / first.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    core, out = _behind(kernel, first, r_out, second)
+    return [first[:, :, None, None], core, out[:, :, None, None]]
+
+
+def _behind(kernel: Tensor, first: Tensor, r_out: int, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The best core (r_out, r_in, kh, kw) and output factor (out, r_out) behind ``first``."""
+    r_in, (high, wide) = len(first), kernel.shape[2:]
     taps = torch.eye(high * wide).to(kernel)
     reads = torch.einsum("rc,tu->rtcu", first, taps).reshape(r_in * high * wide, -1)
     behind = last_factor(kernel.flatten(1), reads, second)
     moments = root(reads @ second @ reads.T)
     u, _, _ = torch.linalg.svd(behind @ moments, full_matrices=False)
     out = u[:, :r_out]
-    core = (out.T @ behind).reshape(r_out, r_in, high, wide)
-    return [first[:, :, None, None], core, out[:, :, None, None]]
+    return (out.T @ behind).reshape(r_out, r_in, high, wide), out
 
 
 def iterate(kernel: Tensor, r_out: int, r_in: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .plan import METHODS
 
 SHARE_OF_RANK = ("svd", "tucker2")
@@ -29,6 +31,74 @@ class Shape:
         return self.out * self.into * prod(self.kernel)
 
 
+@dataclass(frozen=True)
+class RankOption:
+    """One way to factorise a layer that the space offers.
+
+    shares: each rank as a share of the layer's full rank, which :func:`full_ranks` gives, so that
+    the option keeps its meaning when channels are cut. label: for people, e.g. ``"tucker2 0.5"``.
+    """
+
+    method: str
+    shares: tuple[float, ...]
+    label: str
+
+    def ranks(self, shape: Shape, step: int = 1) -> tuple[int, ...]:
+        """Whole ranks for a shape, multiples of ``step`` where the rank is large enough."""
+        most = full_ranks(self.method, shape)
+        return tuple(
+            on_grid(share * m, m, step if self.method != "depthwise" else 1)
+            for share, m in zip(self.shares, most, strict=True)
+        )
+
+
+def on_grid(rank: float, most: int, step: int) -> int:
+    """The nearest multiple of ``step`` (of 1 where ``most`` is small) from it to ``most``."""
+    step = step if most >= 2 * step else 1
+    return max(step, min(most, step * round(rank / step)))
+
+
+def rank_options(
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    energies: Sequence[float],
+    shape: Shape,
+    weight: Tensor,
+    step: int,
+) -> tuple[RankOption, ...]:
+    """The options of one layer, most weights first; those that would save none are left out.
+
+    methods: those that fit the layer. ratios: see :data:`SHARE_OF_RANK`. energies: shares of the
+    squared weights to keep, resolved to ranks here, on the uncut layer. Raises InputError where the
+    energies are asked of a method that has none.
+    """
+    found: dict[tuple[str, tuple[int, ...]], RankOption] = {}
+    for method in methods:
+        most = full_ranks(method, shape)
+        wanted: list[tuple[tuple[float, ...], str]] = [
+            (ranks_at(method, ratio, shape), f"{method} {ratio:g}") for ratio in ratios
+        ]
+        for energy in energies:
+            kept = ranks_keeping(method, energy, weight)
+            if kept is None:
+                raise InputError(
+                    "space.rank.energy",
+                    f"retained energy is not defined for {method!r}",
+                    "give `ratios` for it",
+                )
+            wanted.append((tuple(map(float, kept)), f"{method} {100 * energy:g}% energy"))
+        for ranks, label in wanted:
+            option = RankOption(
+                method, tuple(min(1.0, r / m) for r, m in zip(ranks, most, strict=True)), label
+            )
+            whole = option.ranks(shape, step)
+            fewest = 1 if method == "depthwise" else 2
+            if min(whole) >= fewest and factor_weights(method, whole, shape) < shape.weights:
+                found.setdefault((method, whole), option)
+    order = sorted(found, key=lambda key: -factor_weights(key[0], key[1], shape))
+    return tuple(found[key] for key in order)
+
+
 def methods_for(kind: str, kernel: tuple[int, ...], conv_groups: int) -> tuple[str, ...]:
     """The methods that fit a layer, the default one first. kind: ``"linear"`` or ``"conv"``.
 
@@ -39,6 +109,25 @@ def methods_for(kind: str, kernel: tuple[int, ...], conv_groups: int) -> tuple[s
     if kind == "linear" or prod(kernel) == 1:
         return ("svd",)
     return ("tucker2", "spatial_svd", "cp", "depthwise")
+
+
+def check_factors(
+    method: str, ranks: tuple[int, ...], fitting: tuple[str, ...], shape: Shape, where: str
+) -> None:
+    """Refuse a method that is not among the ``fitting`` ones, and ranks above the full ones.
+
+    shape: of the uncut layer. Raises InputError, which starts with ``where``.
+    """
+    if method not in fitting:
+        remedy = "use " + " or ".join(fitting) if fitting else "leave it whole"
+        problem = f"it cannot take {method!r}"
+        if not fitting:
+            problem += " (a grouped or one-dimensional convolution is not factorised)"
+        raise InputError(where, problem, remedy)
+    most = full_ranks(method, shape)
+    if any(r > m for r, m in zip(ranks, most, strict=True)):
+        given, limit = ("x".join(map(str, r)) for r in (ranks, most))
+        raise InputError(where, f"{method} rank {given} exceeds its {limit}", "lower it")
 
 
 def full_ranks(method: str, shape: Shape) -> tuple[int, ...]:
