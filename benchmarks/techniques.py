@@ -26,8 +26,9 @@ from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.evaluation import Evaluation
 from paretune.spaces.discover import discover
 from paretune.spaces.factors import ranks_at
+from paretune.spaces.layer import Layer
 from paretune.spaces.plan import CompressionPlan, LayerChoice
-from paretune.spaces.space import Layer, SearchSpace
+from paretune.spaces.space import SearchSpace
 from paretune.targets.catalogue import make_target
 from paretune.targets.cpu import cpu_features
 from paretune.tasks.job import load_job
