@@ -149,5 +149,12 @@ def _choices(job: Job, offered: Choices) -> Choices:
             step = spec.prune.step
             choices = replace(choices, channel_step=step, wide_step=step)
     if isinstance(spec.rank, Rank):
-        choices = replace(choices, rank_ratios=tuple(sorted(spec.rank.ratios, reverse=True)))
+        rank = spec.rank
+        ratios = offered.rank_ratios if rank.ratios is None and not rank.energy else rank.ratios
+        choices = replace(
+            choices,
+            rank_ratios=ratios or (),
+            rank_energies=rank.energy,
+            rank_methods=rank.methods,
+        )
     return choices

@@ -1,4 +1,4 @@
-"""Carrying a plan out on a network: prune, factorise, re-estimate; then the bits for the export."""
+"""Carrying a plan out on a network: prune, factorise, correct; then the bits for the export."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ from ..tasks.sections import CompressSection
 from .evidence import weight_slopes
 from .factorise import FactorCache
 from .importance import channel_importance, gather
-from .normalise import input_moments, reestimate
+from .normalise import input_moments, reestimating
 from .prune import choose_channels
+from .reconstruct import Rank, Refit, record_answers
+from .refine import refine
+from .sampling import affordable, is_sampled
 from .sparsify import sparsify
 
 NORMALISE_EXAMPLES = 128
 """Calibration inputs that BatchNorm statistics are re-estimated on (64 give as good results as
 512; more only cost time)."""
+IMPORTANCE_EXAMPLES = 512
+"""Calibration inputs that channels are ranked on."""
+RECONSTRUCT_EXAMPLES = 256
+"""Calibration inputs that layers are refitted on."""
 
 
 @dataclass
@@ -36,7 +43,7 @@ class Compressed:
     """A network on its way through the steps.
 
     network: the compressed copy, eval mode. kept: channels that stay, of each group that was cut.
-    lost: output channels each module lost.
+    lost: output channels each module lost. statistics: buffers before a reconstruction.
     bits: module name in ``network`` -> Bits, for every convolution and linear layer.
     """
 
@@ -44,6 +51,7 @@ class Compressed:
     kept: dict[str, list[int]] = field(default_factory=dict)
     lost: dict[str, list[int]] = field(default_factory=dict)
     bits: dict[str, Bits] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Compressor:
@@ -69,7 +77,8 @@ class Compressor:
             _check_calibration(calibration, example)
         self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
-        method, evidence = gather(self.original, options.importance, calibration)
+        ranked = None if calibration is None else calibration[:IMPORTANCE_EXAMPLES]
+        method, evidence = gather(self.original, options.importance, ranked)
         self._importance = {
             g.name: channel_importance(
                 self.original,
@@ -81,7 +90,16 @@ class Compressor:
             )
             for g in space.groups
         }
-        self._inputs = None if calibration is None else calibration[:NORMALISE_EXAMPLES]
+        fits = options.reconstruct or options.whiten
+        count = NORMALISE_EXAMPLES
+        if fits:
+            count = affordable(self.original, example, RECONSTRUCT_EXAMPLES)
+        self._inputs = None if calibration is None else calibration[:count]
+        self._answers = (
+            record_answers(self.original, self._inputs)
+            if fits and self._inputs is not None
+            else None
+        )
         self._moments = (
             input_moments(self.original, self._inputs)
             if self._inputs is not None and self.normalise != "none"
@@ -106,12 +124,41 @@ class Compressor:
         work.lost = cut(work.network, self.space.groups, work.kept)
 
     def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
+        if self._answers is not None:
+            return  # fitted to the data, layer by layer, in the next step
         for name, choice in plan.layers.items():
             if choice.method is not None:
                 parent, _, leaf = name.rpartition(".")
                 module = work.network.get_submodule(name)
                 factors = self._factors.factorise(module, choice.method, choice.ranks, name)
                 setattr(work.network.get_submodule(parent), leaf, factors)
+
+    def _reconstruct(self, plan: CompressionPlan, work: Compressed) -> None:
+        """One pass over the calibration inputs: refit what changed, re-estimate BatchNorm too."""
+        ranks = {n: Rank(c.method, c.ranks) for n, c in plan.layers.items() if c.method}
+        if self._answers is None or self._inputs is None or not (work.lost or ranks):
+            return
+        work.statistics = {n: b.clone() for n, b in work.network.named_buffers()}
+        refit = Refit(
+            work.network,
+            self._answers,
+            {**self._readers(work), **ranks},
+            work.lost,
+            fit=self.options.reconstruct,
+            whiten=self.options.whiten,
+        )
+        with refit, reestimating(work.network, self._moments, work.lost, self.normalise):
+            work.network(self._inputs)
+
+    def _readers(self, work: Compressed) -> dict[str, Rank | None]:
+        """Layers whose inputs lost channels, if layers are refitted."""
+        names = {
+            reader
+            for group in self.space.groups
+            if self.options.reconstruct and any(p in work.lost for p in group.producers())
+            for reader in group.consumers()
+        }
+        return {n: None for n in names if is_sampled(work.network.get_submodule(n))}
 
     def _sparsify(self, plan: CompressionPlan, work: Compressed) -> None:
         asked = {name: c for name, c in plan.layers.items() if c.sparsity}
@@ -123,9 +170,22 @@ class Compressor:
             sparsify(work.network.get_submodule(name), choice.sparsity, choice.pattern, below)
 
     def _normalise(self, plan: CompressionPlan, work: Compressed) -> None:
-        changed = work.lost or any(c.method or c.sparsity for c in plan.layers.values())
-        if self._inputs is not None and self.normalise != "none" and changed:
-            reestimate(work.network, self._inputs, self._moments, work.lost, self.normalise)
+        zeros = any(c.sparsity for c in plan.layers.values())
+        changed = work.lost or any(c.method for c in plan.layers.values())
+        if self._inputs is None or not (zeros or (changed and not work.statistics)):
+            return
+        for name, buffer in work.network.named_buffers():
+            if name in work.statistics:  # anew from the original's, now with the zeros
+                buffer.copy_(work.statistics[name])
+        with torch.no_grad(), reestimating(work.network, self._moments, work.lost, self.normalise):
+            work.network(self._inputs)
+
+    def _refine(self, plan: CompressionPlan, work: Compressed) -> None:
+        """Gradient steps; not where weights must stay zero."""
+        steps, zeros = self.options.refine, any(c.sparsity for c in plan.layers.values())
+        changed = work.lost or any(c.method for c in plan.layers.values())
+        if steps and self._calibration is not None and changed and not zeros:
+            refine(work.network, self.original, self._calibration, steps)
 
     def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
         chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
@@ -140,8 +200,10 @@ class Compressor:
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._prune,
     Compressor._factorise,
+    Compressor._reconstruct,
     Compressor._sparsify,
     Compressor._normalise,
+    Compressor._refine,
     Compressor._assign_bits,
 )
 """The order in which a plan is carried out; quantisation itself happens in the exported file."""

@@ -83,14 +83,22 @@ class Prune(Section):
     step: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class Rank(Section):
-    """Ranks offered, as shares of the surviving channels."""
+RANK_METHODS = Literal["svd", "spatial_svd", "tucker2", "cp", "depthwise"]
 
-    ratios: Annotated[tuple[Share, ...], Field(strict=False, min_length=1, max_length=32)] = (
-        0.75,
-        0.5,
-        0.25,
-    )
+
+class Rank(Section):
+    """Ranks offered, and by which factorisations.
+
+    ratios: for svd and tucker2 shares of the surviving channels, for the others shares of the
+        layer's weights (default: 0.75, 0.5, 0.25, or none where energies are given).
+    energy: shares of the squared weights that the factors keep; the ranks follow layer by layer.
+    methods: each layer takes those that fit it; absent = svd for linear layers and 1x1
+        convolutions, tucker2 for k x k ones.
+    """
+
+    ratios: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] | None = None
+    energy: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] = ()
+    methods: Annotated[tuple[RANK_METHODS, ...], Field(strict=False, min_length=1)] | None = None
 
 
 class SpaceSection(Section):
@@ -136,6 +144,12 @@ class CompressSection(Section):
     zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
         gradient (gradient).
     normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
+    whiten: low-rank factors that change a layer's outputs on the calibration inputs least, instead
+        of its weights.
+    reconstruct: layers that were factorised or read cut channels are refitted to the original's
+        outputs.
+    refine: gradient steps after that, which draw the answers to the original's on the calibration
+        inputs (`target.calibration` of them, unlabelled); 0 = none.
     """
 
     importance: Literal[
@@ -153,6 +167,9 @@ class CompressSection(Section):
     importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     zeros: Literal["magnitude", "gradient"] = "magnitude"
     normalise: Literal["differential", "plain", "none"] = "differential"
+    whiten: bool = False
+    reconstruct: bool = False
+    refine: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class RemoteSection(Section):
