@@ -108,6 +108,10 @@ def parse_target(job: Job) -> Target:
     }
     if job.target.remote is not None:
         options |= job.target.remote.model_dump()
+    if job.compress.activation_ranges != "minmax":
+        options["ranges"] = job.compress.activation_ranges
+    if job.target.linears != "packed":
+        options["linears"] = job.target.linears
     name = job.target.name or "onnxruntime-cpu"
     return make_target(name, options, job.where("target.name"))
 

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..spaces.attention import rewrite
 from ..spaces.discover import discover
-from ..spaces.plan import CompressionPlan
+from ..spaces.plan import CompressionPlan, LayerChoice
 from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
 from ..spaces.surgery import cut
-from ..targets.target import Bits
+from ..targets.target import Bits, Grid
 from ..tasks.sections import CompressSection
 from .evidence import weight_slopes
 from .factorise import FactorCache
 from .importance import channel_importance, gather
 from .normalise import input_moments, reestimate
 from .prune import choose_channels
+from .quantise import quantise
 from .sparsify import sparsify
 
 NORMALISE_EXAMPLES = 128
@@ -38,12 +39,14 @@ class Compressed:
     network: the compressed copy, eval mode. kept: channels that stay, of each group that was cut.
     lost: output channels each module lost.
     bits: module name in ``network`` -> Bits, for every convolution and linear layer.
+    grids: of the layers whose weights lie on one already, for the export.
     """
 
     network: nn.Module
     kept: dict[str, list[int]] = field(default_factory=dict)
     lost: dict[str, list[int]] = field(default_factory=dict)
     bits: dict[str, Bits] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
 
 
 class Compressor:
@@ -93,12 +96,14 @@ class Compressor:
         """The same options and inputs on another network, e.g. one that was cut and recovered."""
         return Compressor(network, self._example, space, self._calibration, self.options)
 
-    def compress(self, plan: CompressionPlan) -> Compressed:
-        """A compressed copy of the network. Raises CandidateError naming the layer that refuses."""
+    def compress(self, plan: CompressionPlan, *, quantised: bool = True) -> Compressed:
+        """A compressed copy of the network; with ``quantised`` False the weights are not rounded
+        yet, for training. Raises CandidateError naming the layer that refuses."""
         plan = require(plan, self.space)
         work = Compressed(copy.deepcopy(self.original))
         for step in STEPS:
-            step(self, plan, work)
+            if quantised or step is not Compressor._quantise:
+                step(self, plan, work)
         return work
 
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
@@ -136,6 +141,10 @@ class Compressor:
                 owner = name if name in chosen else name.rpartition(".")[0]
                 work.bits[name] = chosen.get(owner, Bits())
 
+    def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
+        kinds = {n: _choice_of(n, plan).quantizer for n in work.bits}
+        work.grids = quantise(work.network, work.bits, kinds, self.options, self._inputs)
+
 
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._prune,
@@ -143,8 +152,14 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._sparsify,
     Compressor._normalise,
     Compressor._assign_bits,
+    Compressor._quantise,
 )
-"""The order in which a plan is carried out; quantisation itself happens in the exported file."""
+"""The order in which a plan is carried out; activations are rounded in the exported file only."""
+
+
+def _choice_of(name: str, plan: CompressionPlan) -> LayerChoice:
+    """The choice of a layer, of the layer whose factor it is, or none."""
+    return plan.layers.get(name) or plan.layers.get(name.rpartition(".")[0]) or LayerChoice()
 
 
 def _check_calibration(inputs: Tensor, example: Tensor) -> None:
@@ -184,7 +199,7 @@ def apply(
     a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
     same ones that the search used give the same channels and BatchNorm statistics. options: the
     search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
-    the network returned is float32.
+    the network returned is float32; weights of fewer than 8 bits lie on their grid already.
 
     Raises InputError when the plan does not fit the network (the layer is named).
 

@@ -131,6 +131,13 @@ class CompressSection(Section):
     zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
         gradient (gradient).
     normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
+    ranges: how the range of rounded weights is chosen: minmax, percentile, mse (least squared
+        error) or entropy; absent: mse up to 4 bits, else minmax. activation_ranges: the same for
+        8-bit activations. rounding: weights go to the nearest value, or to the one learned against
+        the layer's results (seconds a layer). bias_correction: layers of low bits get the mean
+        results of the float network back. symmetric, scales: of weights whose activations stay
+        float32: with a zero point or without, and one scale for the ``tensor``, a ``channel``, or
+        so many neighbouring weights.
     """
 
     importance: Literal[
@@ -148,6 +155,12 @@ class CompressSection(Section):
     importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     zeros: Literal["magnitude", "gradient"] = "magnitude"
     normalise: Literal["differential", "plain", "none"] = "differential"
+    ranges: Literal["minmax", "percentile", "mse", "entropy"] | None = None
+    activation_ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    rounding: Literal["nearest", "learned"] = "nearest"
+    bias_correction: bool = True
+    symmetric: bool = True
+    scales: Literal["channel", "tensor"] | Annotated[int, Field(ge=2, le=65536)] = "channel"
 
 
 class RemoteSection(Section):
@@ -167,10 +180,15 @@ class RemoteSection(Section):
 
 
 class TargetSection(Section):
-    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu."""
+    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu.
+
+    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call. linears:
+    ``blocks`` stores a transformer's low-bit linear layers as MatMulNBits.
+    """
 
     name: Text | None = None
-    format: Literal["qoperator", "qdq"] = "qoperator"
+    format: Literal["qoperator", "qdq", "dynamic"] = "qoperator"
+    linears: Literal["packed", "blocks"] = "packed"
     calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from paretune.errors import CandidateError
-from paretune.targets.onnx_pack import unpack
 from paretune.targets.onnx_session import require_runtime
+from paretune.targets.onnx_unpack import unpack
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
 from paretune.targets.target import Bits, Grid
 from paretune.targets.uniform import to_floats, to_integers, weight_grid
