@@ -169,7 +169,7 @@ class Evaluator:
             path = Path(scratch) / f"model.{self.target.format}"
             batches = (b.numpy() for b in self._calibration)
             self.target.export(
-                made.network, self.task.example, made.bits, batches, path, made.grids
+                made.network, self.task.example, made.bits, batches, path, grids=made.grids
             )
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             artifact = Artifact(digest, path.stat().st_size, self.target.format)
