@@ -17,6 +17,7 @@ from ..spaces.plan import CompressionPlan, LayerChoice
 from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
 from ..spaces.surgery import cut
+from ..targets.onnx_calibrate import LEAST_EXAMPLES
 from ..targets.target import Bits, Grid
 from ..tasks.sections import CompressSection
 from .evidence import weight_slopes
@@ -70,6 +71,13 @@ class Compressor:
         self.space, self._example, self._calibration = space, example, calibration
         if calibration is not None:
             _check_calibration(calibration, example)
+            if options.activation_ranges != "minmax" and len(calibration) < LEAST_EXAMPLES:
+                raise InputError(
+                    "calibration",
+                    f"{len(calibration)} examples are too few for {options.activation_ranges!r} "
+                    "activation ranges",
+                    f"give at least {LEAST_EXAMPLES}, or take minmax",
+                )
         self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
         method, evidence = gather(self.original, options.importance, calibration)
