@@ -141,7 +141,7 @@ def test_the_file_predicts_what_the_trained_network_does(
     given = target.load(path).predict(inputs.numpy())
     spread = expected.max() - expected.min()
     assert np.abs(given - expected).mean() <= 0.006 * spread
-    assert (expected.argmax(1) == labels.numpy()).mean() > 0.5  # it learned something
+    assert (expected.argmax(1) == labels.numpy()).mean() > 0.3  # it learned: chance is 0.1
     margin = np.diff(np.sort(expected, axis=1)[:, -2:])[:, 0]
     sure = margin > 0.02 * spread
     assert sure.mean() > 0.5
