@@ -110,8 +110,8 @@ def parse_target(job: Job) -> Target:
         options |= job.target.remote.model_dump()
     if job.compress.activation_ranges != "minmax":
         options["ranges"] = job.compress.activation_ranges
-    if job.target.linears != "packed":
-        options["linears"] = job.target.linears
+    if job.compress.linears != "packed":
+        options["linears"] = job.compress.linears
     name = job.target.name or "onnxruntime-cpu"
     return make_target(name, options, job.where("target.name"))
 

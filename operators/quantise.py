@@ -36,18 +36,14 @@ def quantise(
     holds (a codebook): their weights are then float32 to the exporter. quantizers: layer ->
     ``"uniform"``, ``"codebook"`` or ``"apot"``. options: the job's ``compress`` section. inputs:
     (n, ...) float32 for learned rounding and bias correction; without any, neither is done.
-    Plain 8-bit layers are left to the exporter unless ``options`` say how to round them.
+    Plain 8-bit layers are left to the exporter unless ``options`` say how to round them, and
+    linear layers that are to be stored in blocks always.
 
     Raises CandidateError naming a layer with NaN weights.
     """
     check_weights(network, bits)
     reduced = saturates_int8() if reduce_range is None else reduce_range
-    chosen = {
-        name: wanted
-        for name, wanted in bits.items()
-        if wanted.weight < 8
-        or (wanted.weight == 8 and (options.ranges or options.rounding == "learned"))
-    }
+    chosen = {n: b for n, b in bits.items() if _is_ours(network.get_submodule(n), b, options)}
     if not chosen:
         return {}
     original = copy.deepcopy(network)
@@ -97,6 +93,14 @@ def quantise(
         means = output_means(original, list(chosen), inputs)
         correct_biases(network, means, inputs, batchnorms_behind(network, inputs[:1]))
     return grids
+
+
+def _is_ours(layer: nn.Module, bits: Bits, options: CompressSection) -> bool:
+    """Whether the weights are rounded here, not by the exporter."""
+    if options.linears == "blocks" and isinstance(layer, nn.Linear) and bits.activation == 32:
+        return False
+    own = options.ranges is not None or options.rounding == "learned"
+    return bits.weight < 8 or (bits.weight == 8 and own)
 
 
 def _in_order(network: nn.Module, layers: Mapping[str, Bits], inputs: Tensor | None) -> list[str]:

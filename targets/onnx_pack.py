@@ -96,6 +96,7 @@ def hold(
     Raises CandidateError naming the layer whose weights cannot be packed or are not there.
     """
     held: dict[str, Held] = {}
+    shared: dict[str, Held] = {}
     known = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         name = node.name.partition("#")[0]
@@ -109,6 +110,9 @@ def hold(
         if node.op_type not in LAYER_OPS:
             raise CandidateError(f"{name}: the weights of {node.op_type} cannot be packed")
         tensor = known[node.input[1]]
+        if tensor.name in shared:  # the second call of a layer
+            held[node.name] = shared[tensor.name]
+            continue
         weight = np.asarray(numpy_helper.to_array(tensor), dtype=np.float32)
         turned = rows(node, weight) is not weight
         weight = np.ascontiguousarray(rows(node, weight))
@@ -120,7 +124,7 @@ def hold(
         else:
             own = network.get_submodule(name).weight.detach().numpy()  # type: ignore[operator,union-attr]
             integers, grid = _folded(own, weight, grid)
-        held[node.name] = Held(tensor.name, integers, grid, turned)
+        held[node.name] = shared[tensor.name] = Held(tensor.name, integers, grid, turned)
         real = to_floats(integers, grid)
         tensor.CopyFrom(numpy_helper.from_array(real.T if turned else real, tensor.name))
     done = {name.partition("#")[0] for name in held}

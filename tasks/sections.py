@@ -137,7 +137,8 @@ class CompressSection(Section):
         the layer's results (seconds a layer). bias_correction: layers of low bits get the mean
         results of the float network back. symmetric, scales: of weights whose activations stay
         float32: with a zero point or without, and one scale for the ``tensor``, a ``channel``, or
-        so many neighbouring weights.
+        so many neighbouring weights. linears: ``blocks`` leaves a transformer's low-bit linear
+        layers to ONNX Runtime's own rounding, stored as MatMulNBits.
     """
 
     importance: Literal[
@@ -160,6 +161,7 @@ class CompressSection(Section):
     rounding: Literal["nearest", "learned"] = "nearest"
     bias_correction: bool = True
     symmetric: bool = True
+    linears: Literal["packed", "blocks"] = "packed"
     scales: Literal["channel", "tensor"] | Annotated[int, Field(ge=2, le=65536)] = "channel"
 
 
@@ -182,13 +184,11 @@ class RemoteSection(Section):
 class TargetSection(Section):
     """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu.
 
-    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call. linears:
-    ``blocks`` stores a transformer's low-bit linear layers as MatMulNBits.
+    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
     """
 
     name: Text | None = None
     format: Literal["qoperator", "qdq", "dynamic"] = "qoperator"
-    linears: Literal["packed", "blocks"] = "packed"
     calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
