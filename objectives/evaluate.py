@@ -168,7 +168,9 @@ class Evaluator:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             path = Path(scratch) / f"model.{self.target.format}"
             batches = (b.numpy() for b in self._calibration)
-            self.target.export(made.network, self.task.example, made.bits, batches, path)
+            self.target.export(
+                made.network, self.task.example, made.bits, batches, path, grids=made.grids
+            )
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             artifact = Artifact(digest, path.stat().st_size, self.target.format)
             with path.open("rb") as file:

@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..spaces.attention import rewrite
 from ..spaces.discover import discover
-from ..spaces.plan import CompressionPlan
+from ..spaces.plan import CompressionPlan, LayerChoice
 from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
 from ..spaces.surgery import cut
-from ..targets.target import Bits
+from ..targets.onnx_calibrate import LEAST_EXAMPLES
+from ..targets.target import Bits, Grid
 from ..tasks.sections import CompressSection
 from .evidence import weight_slopes
 from .factorise import FactorCache
 from .importance import channel_importance, gather
 from .normalise import input_moments, reestimating
 from .prune import choose_channels
+from .quantise import quantise
 from .reconstruct import Rank, Refit, record_answers
 from .refine import refine
 from .sampling import affordable, is_sampled
@@ -45,6 +47,7 @@ class Compressed:
     network: the compressed copy, eval mode. kept: channels that stay, of each group that was cut.
     lost: output channels each module lost. statistics: buffers before a reconstruction.
     bits: module name in ``network`` -> Bits, for every convolution and linear layer.
+    grids: of the layers whose weights lie on one already, for the export.
     """
 
     network: nn.Module
@@ -52,6 +55,7 @@ class Compressed:
     lost: dict[str, list[int]] = field(default_factory=dict)
     bits: dict[str, Bits] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
 
 
 class Compressor:
@@ -75,6 +79,13 @@ class Compressor:
         self.space, self._example, self._calibration = space, example, calibration
         if calibration is not None:
             _check_calibration(calibration, example)
+            if options.activation_ranges != "minmax" and len(calibration) < LEAST_EXAMPLES:
+                raise InputError(
+                    "calibration",
+                    f"{len(calibration)} examples are too few for {options.activation_ranges!r} "
+                    "activation ranges",
+                    f"give at least {LEAST_EXAMPLES}, or take minmax",
+                )
         self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
         ranked = None if calibration is None else calibration[:IMPORTANCE_EXAMPLES]
@@ -111,12 +122,14 @@ class Compressor:
         """The same options and inputs on another network, e.g. one that was cut and recovered."""
         return Compressor(network, self._example, space, self._calibration, self.options)
 
-    def compress(self, plan: CompressionPlan) -> Compressed:
-        """A compressed copy of the network. Raises CandidateError naming the layer that refuses."""
+    def compress(self, plan: CompressionPlan, *, quantised: bool = True) -> Compressed:
+        """A compressed copy of the network; with ``quantised`` False the weights are not rounded
+        yet, for training. Raises CandidateError naming the layer that refuses."""
         plan = require(plan, self.space)
         work = Compressed(copy.deepcopy(self.original))
         for step in STEPS:
-            step(self, plan, work)
+            if quantised or step is not Compressor._quantise:
+                step(self, plan, work)
         return work
 
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
@@ -196,6 +209,10 @@ class Compressor:
                 owner = name if name in chosen else name.rpartition(".")[0]
                 work.bits[name] = chosen.get(owner, Bits())
 
+    def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
+        kinds = {n: _choice_of(n, plan).quantizer for n in work.bits}
+        work.grids = quantise(work.network, work.bits, kinds, self.options, self._inputs)
+
 
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._prune,
@@ -205,8 +222,14 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._normalise,
     Compressor._refine,
     Compressor._assign_bits,
+    Compressor._quantise,
 )
-"""The order in which a plan is carried out; quantisation itself happens in the exported file."""
+"""The order in which a plan is carried out; activations are rounded in the exported file only."""
+
+
+def _choice_of(name: str, plan: CompressionPlan) -> LayerChoice:
+    """The choice of a layer, of the layer whose factor it is, or none."""
+    return plan.layers.get(name) or plan.layers.get(name.rpartition(".")[0]) or LayerChoice()
 
 
 def _check_calibration(inputs: Tensor, example: Tensor) -> None:
@@ -246,7 +269,7 @@ def apply(
     a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
     same ones that the search used give the same channels and BatchNorm statistics. options: the
     search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
-    the network returned is float32.
+    the network returned is float32; weights of fewer than 8 bits lie on their grid already.
 
     Raises InputError when the plan does not fit the network (the layer is named).
 

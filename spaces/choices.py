@@ -19,6 +19,8 @@ class Choices:
     rank_ratios, rank_energies: ranks offered, as a ratio (see factors.py) or as the share of the
         squared weights that they keep. rank_methods: how layers may be factorised, each by those
         of them that fit it; None = svd for linear and 1x1, tucker2 for k x k.
+    more_bits: further pairs, offered only where a job names them (``bits: [4, 8, 32]``, or
+        ``w4a32``); of one weight width the usual one first.
     zeros: (per cent, pattern) of zero weights, fewest first; they bring no speed.
     size_only_bits: weight bits that shrink the file but bring no speed (marked in the space).
     """
@@ -29,6 +31,7 @@ class Choices:
     smallest_keep: float = 0.25
     most_keeps: int = 8
     bits: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
+    more_bits: tuple[tuple[int, int], ...] = ()
     rank_ratios: tuple[float, ...] = (0.75, 0.5, 0.25)
     rank_energies: tuple[float, ...] = ()
     rank_methods: tuple[str, ...] | None = None

@@ -21,7 +21,7 @@ from .cpu import saturates_int8
 from .onnx_session import parse_model
 from .onnxruntime_cpu import OnnxRuntimeCpu
 from .speed_states import SpeedStates
-from .target import Bits, Runtime, Timing
+from .target import Bits, Grid, Runtime, Timing
 from .token_file import read_token
 from .wire import pack
 
@@ -112,10 +112,10 @@ class Remote:
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
-        **more: Any,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as the runtime's own target does; see Target.export."""
-        self._exporter.export(network, example, bits, calibration, path, **more)
+        self._exporter.export(network, example, bits, calibration, path, grids)
 
     def load(self, path: Path, threads: int = 1) -> Runtime:
         """The file on a board. Raises CandidateError when the agent refuses it."""

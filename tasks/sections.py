@@ -101,15 +101,19 @@ class Rank(Section):
     methods: Annotated[tuple[RANK_METHODS, ...], Field(strict=False, min_length=1)] | None = None
 
 
+_PAIR = r"^w\d+a\d+$"  # bits of the weights and of the activations, e.g. w4a32
+
+
 class SpaceSection(Section):
     """What may change. freeze: module names left alone; absent = the classifier.
 
     zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file smaller.
+    bits: weight bits, e.g. ``[4, 8, 32]``; ``w4a32`` names those of the activations too.
     """
 
     prune: bool | Prune = True
     bits: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=32)], ...],
+        tuple[Annotated[int, Field(ge=1, le=32)] | Annotated[str, Field(pattern=_PAIR)], ...],
         Field(strict=False, min_length=1, max_length=16),
     ] = (8, 32)
     rank: bool | Rank = True
@@ -150,6 +154,14 @@ class CompressSection(Section):
         outputs.
     refine: gradient steps after that, which draw the answers to the original's on the calibration
         inputs (`target.calibration` of them, unlabelled); 0 = none.
+    ranges: how the range of rounded weights is chosen: minmax, percentile, mse (least squared
+        error) or entropy; absent: mse up to 4 bits, else minmax. activation_ranges: the same for
+        8-bit activations. rounding: weights go to the nearest value, or to the one learned against
+        the layer's results (seconds a layer). bias_correction: layers of low bits get the mean
+        results of the float network back. symmetric, scales: of weights whose activations stay
+        float32: with a zero point or without, and one scale for the ``tensor``, a ``channel``, or
+        so many neighbouring weights. linears: ``blocks`` leaves a transformer's low-bit linear
+        layers to ONNX Runtime's own rounding, stored as MatMulNBits.
     """
 
     importance: Literal[
@@ -170,6 +182,13 @@ class CompressSection(Section):
     whiten: bool = False
     reconstruct: bool = False
     refine: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    ranges: Literal["minmax", "percentile", "mse", "entropy"] | None = None
+    activation_ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    rounding: Literal["nearest", "learned"] = "nearest"
+    bias_correction: bool = True
+    symmetric: bool = True
+    linears: Literal["packed", "blocks"] = "packed"
+    scales: Literal["channel", "tensor"] | Annotated[int, Field(ge=2, le=65536)] = "channel"
 
 
 class RemoteSection(Section):
@@ -189,10 +208,13 @@ class RemoteSection(Section):
 
 
 class TargetSection(Section):
-    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu."""
+    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu.
+
+    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
+    """
 
     name: Text | None = None
-    format: Literal["qoperator", "qdq"] = "qoperator"
+    format: Literal["qoperator", "qdq", "dynamic"] = "qoperator"
     calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
