@@ -106,18 +106,23 @@ def _scores(module: Any, side: str, method: str, seen: Tensor | None, mix: float
     if method == "l1":
         return _rows(module, side).abs().sum(1)
     if method == "l2":
-        return torch.linalg.vector_norm(_rows(module, side), dim=1)
+        return _norms(_rows(module, side))
     if method == "fpgm":
         rows = _rows(module, "out")
         return torch.cdist(rows, rows).sum(1) if side == "out" else None
     if side == "out" or seen is None:
         return None
-    norms = torch.linalg.vector_norm(_rows(module, "in"), dim=1)
+    norms = _norms(_rows(module, "in"))
     if method == "activation":
         return norms * seen
     if method == "weight_activation":
         return torch.pow(norms, 1 - mix) * torch.pow(seen, mix)
     return seen
+
+
+def _norms(rows: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms
 
 
 def _taylor(group: ChannelGroup, slopes: Evidence) -> Tensor:
