@@ -211,7 +211,8 @@ class Compressor:
 
     def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
         kinds = {n: _choice_of(n, plan).quantizer for n in work.bits}
-        work.grids = quantise(work.network, work.bits, kinds, self.options, self._inputs)
+        inputs = None if self._inputs is None else self._inputs[:NORMALISE_EXAMPLES]
+        work.grids = quantise(work.network, work.bits, kinds, self.options, inputs)
 
 
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
