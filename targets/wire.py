@@ -46,7 +46,9 @@ def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
     if end < 0:
         raise WireError(f"no line of JSON in the first {LONGEST_LINE:,} bytes")
     try:
-        fields = json.loads(message[:end].decode("utf-8"), parse_constant=_not_finite)
+        fields = json.loads(
+            message[:end].decode("utf-8"), parse_constant=_finite, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise WireError(f"the first line is not JSON ({type(error).__name__})") from None
     if not isinstance(fields, dict):
@@ -70,5 +72,9 @@ def is_digest(text: object) -> bool:
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
-def _not_finite(name: str) -> float:
-    raise ValueError(name)
+def _finite(text: str) -> float:
+    """A number of JSON; ``NaN``, ``Infinity`` and ``1e999`` are none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
