@@ -29,14 +29,12 @@ def affine_of(low: float, high: float) -> Affine:
 class RoundedLayer(nn.Module):
     """A convolution or linear layer that is rounded when it is told to be.
 
-    layer: the float32 layer, BatchNorm folded. low, high: of its input seen since :meth:`watch`;
-    out_low, out_high: of its output.
+    layer: the float32 layer, BatchNorm folded.
     """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer: Any = layer
-        self.low = self.high = self.out_low = self.out_high = 0.0
         self._input: Affine | None = None
         self._output: Affine | None = None
         self.restore()

@@ -78,10 +78,10 @@ class FileSize(Skeleton):
             left, of = kept.get(self._owners.get(name, ""), (1, 1))
             payload = payload * left // of
             if name in quantised and payload > 8:
-                file.total += field_length(around + len("_quantized") + payload // 4)
+                file.total += field_length(around + len("_quantized") + 1 + payload // 4)
                 file.total += 2 * scalar_length(name)
             else:
-                file.total += field_length(around + varint(payload) - 1 + payload)
+                file.total += field_length(around + varint(payload) + payload)
         graph = self.around + file.total
         return self.header + field_length(graph) + (19 if file.microsoft else 0)
 

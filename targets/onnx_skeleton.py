@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
-from .onnx_lengths import field_length, payload_length
+from .onnx_lengths import field_length, payload_length, varint
 from .onnx_quantize import BOUNDED_OPS, FLOAT_OPS, MOVING_OPS, PASSING_OPS, SCALING_OPS
 
 
@@ -68,7 +68,7 @@ class Skeleton:
                 seen.add(node.constants[0])
         own = {c for n in self.nodes if n.kind == "layer" for c in n.constants}
         self.free = {
-            name: (t.ByteSize() - payload_length(t), payload_length(t))
+            name: (t.ByteSize() - payload_length(t) - varint(payload_length(t)), payload_length(t))
             for name, t in self.tensors.items()
             if name not in own
         }
