@@ -16,8 +16,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from ..spaces.attention import rewrite
 from ..spaces.plan import CompressionPlan
-from ..spaces.shortcut import rewrite_shortcuts
 from ..spaces.space import SearchSpace
 from ..targets.onnx_size import FileSize, Part, Stored
 from ..targets.target import Target
@@ -54,7 +54,7 @@ class CostModel:
         latency: PlanLatency | None = None,
     ) -> None:
         self.space, self.latency = space, latency
-        original = rewrite_shortcuts(network, example)
+        original = rewrite(network, example)
         self.table = ShapeTable(space, original, example)
         self._bytes: FileSize | None = None
         self._stored: dict[tuple[int, tuple[int, int]], Stored] = {}

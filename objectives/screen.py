@@ -89,9 +89,9 @@ class Screen:
         self.task, self.target, self.compressor, self.costs = task, target, compressor, costs
         self.space = compressor.space
         self.calibration_inputs = calibration_inputs
-        most = 64 if getattr(target, "reduce_range", False) else 127
+        reduced = bool(getattr(target, "reduce_range", False))
         self.networks = RoundedNetworks(
-            compressor, task.example, calibration_inputs, calibration, most
+            compressor, task.example, calibration_inputs, calibration, reduced
         )
         self._whole, self._slices = self._score_original(examples)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..operators.normalise import input_moments, reestimate
+from ..operators.normalise import input_moments, reestimating
 from ..spaces.space import SearchSpace
 from .divergence import divergence
 from .replay import Replay
@@ -177,9 +177,9 @@ class _Probe:
             outputs = []
             hook = work.network.register_forward_hook(lambda _, __, out: outputs.append(out))
             kind = self._screen.compressor.normalise
-            if family != "bits" and kind != "none" and self._moments:
-                reestimate(work.network, self._inputs, self._moments, work.lost, kind)
-            if not outputs:
+            if family == "bits" or work.statistics:
+                kind = "none"
+            with reestimating(work.network, self._moments, work.lost, kind):
                 work.network(self._inputs)
             hook.remove()
         found = divergence(self._replay.outputs, outputs[0])

@@ -23,7 +23,10 @@ def option_label(space: SearchSpace, parameter: str, option: int) -> str:
     layer = next(x for x in space.layers if x.name == name)
     if family == "bits":
         return "w{}a{}".format(*layer.bits[option])
-    return f"rank {layer.rank_ratios[option - 1]:g}" if option else "full rank"
+    if family == "zeros":
+        sparsity, pattern = layer.zeros[option - 1] if option else (0, "")
+        return f"{sparsity}% zeros" + (" 2:4" if pattern == "2:4" else "")
+    return layer.rank_options[option - 1].label if option else "full rank"
 
 
 def sensitivity_rows(

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..targets.onnx_scales import Affine
+from ..targets.uniform import limits, to_floats, to_integers, weight_grid
 
 Range = tuple[float, float]
 
@@ -35,6 +36,7 @@ class RoundedLayer(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer: Any = layer
+        self._grids: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
         self._input: Affine | None = None
         self._output: Affine | None = None
         self.restore()
@@ -56,22 +58,39 @@ class RoundedLayer(nn.Module):
         self._input = self._output = None
 
     def round(
-        self, weight_bits: int, given: Range | None, made: Range | None, most: int = 0
+        self,
+        weight_bits: int,
+        given: Range | None,
+        made: Range | None,
+        reduce_range: bool = False,
     ) -> None:
         """Round weights to ``weight_bits``, the input to 8 bits of its range ``given`` and the
-        output of its range ``made`` (None: not rounded). most: the largest integer of a weight
-        (0: what the bits allow)."""
+        output of its range ``made`` (None: not rounded). reduce_range: 7-bit weights for 8-bit
+        activations."""
         weight, bias = self.layer.weight.detach(), self.layer.bias
-        most = most or 2 ** (weight_bits - 1) - 1
-        flat = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / most
-        scale = flat.reshape(-1, *[1] * (weight.dim() - 1))
-        self._weight = torch.round(weight / scale).clamp_(-most, most).mul_(scale)
+        if weight_bits == 8 and given is not None:  # the exporter's own rule
+            most = 64 if reduce_range else 127
+            flat = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / most
+            scale = flat.reshape(-1, *[1] * (weight.dim() - 1))
+            self._weight = torch.round(weight / scale).clamp_(-most, most).mul_(scale)
+        else:
+            self._weight, flat = self._on_grid(weight_bits, reduce_range and given is not None)
         self._bias = None if bias is None else bias.detach()
         self._input = None if given is None else affine_of(*given)
         self._output = None if made is None else affine_of(*made)
         if self._input is not None and self._bias is not None:
             step = flat * self._input.scale
             self._bias = torch.round(self._bias / step).mul_(step)
+
+    def _on_grid(self, bits: int, reduce_range: bool) -> tuple[Tensor, Tensor]:
+        """Weights on the grid that a packed file stores, and their scales (found once)."""
+        if (bits, reduce_range) not in self._grids:
+            weight = self.layer.weight.detach().numpy()
+            grid = weight_grid(weight, bits, reduce_range=reduce_range)
+            integers = to_integers(weight, grid, *limits(bits, True, reduce_range))
+            rounded = torch.from_numpy(to_floats(integers, grid))
+            self._grids[bits, reduce_range] = rounded, torch.from_numpy(grid.weight_scale)
+        return self._grids[bits, reduce_range]
 
 
 def _rounded(x: Tensor, affine: Affine) -> Tensor:

@@ -22,8 +22,8 @@ from ..targets.onnx_export import export_model
 from ..targets.onnx_flow import Reader, read_flow
 from ..targets.target import Bits
 from .compress import Compressor
-from .fake_quantise import batchnorm_pairs
-from .normalise import input_moments, reestimate
+from .fake_quantise import batchnorms_behind
+from .normalise import input_moments, reestimating
 from .rounded import Range, RoundedLayer, fold, wrap_layers
 
 KEPT = 48
@@ -45,17 +45,23 @@ class RoundedNetworks:
 
     compressor: carries plans out. example: (1, ...) float32. inputs: the exporter's calibration
     examples (n, ...); the first ``few`` of them re-estimate BatchNorm and give the ranges of cut or
-    factorised candidates. most: the largest integer of an 8-bit weight.
+    factorised candidates. reduce_range: 8-bit weights have 7 bits where activations have 8.
     """
 
     def __init__(
-        self, compressor: Compressor, example: Tensor, inputs: Tensor, few: int, most: int = 127
+        self,
+        compressor: Compressor,
+        example: Tensor,
+        inputs: Tensor,
+        few: int,
+        reduce_range: bool = False,
     ) -> None:
         self.compressor, self.space = compressor, compressor.space
         original = compressor.original
-        self.pairs = batchnorm_pairs(original, example)
+        behind = batchnorms_behind(original, example)
+        self.pairs = {bn: conv for conv, bn in behind.items()}
         self._flow = read_flow(export_model(original, example))
-        self._most = most
+        self._reduce_range = reduce_range
         self._inputs = inputs[:few]
         self._moments = input_moments(original, self._inputs)
         self._forms: OrderedDict[str, _Form] = OrderedDict()
@@ -90,7 +96,8 @@ class RoundedNetworks:
         self._round(form, plan)
 
     def _form(self, plan: CompressionPlan) -> _Form:
-        whole = {n: replace(c, weight_bits=32, activation_bits=32) for n, c in plan.layers.items()}
+        unrounded = {"weight_bits": 32, "activation_bits": 32, "quantizer": "uniform"}
+        whole = {n: replace(c, **unrounded) for n, c in plan.layers.items()}
         plain = CompressionPlan(plan.groups, whole)
         key = plain.fingerprint
         if key in self._forms:
@@ -110,11 +117,10 @@ class RoundedNetworks:
         work = self.compressor.shape(plan)
         network = work.network
         made, given = _watch_ranges(network, self.pairs)
-        changed = work.lost or any(c.method for c in plan.layers.values())
-        kind = self.compressor.normalise
-        if changed and kind != "none" and self._moments:
-            reestimate(network, inputs, self._moments, work.lost, kind)
-        else:
+        fitted = bool(work.statistics)  # then BatchNorm is re-estimated already
+        changed = work.lost or any(c.method or c.sparsity for c in plan.layers.values())
+        kind = self.compressor.normalise if changed and not fitted else "none"
+        with reestimating(network, self._moments, work.lost, kind):
             network(inputs)
         for hook in (*given.hooks, *made.hooks):
             hook.remove()
@@ -161,8 +167,7 @@ class RoundedNetworks:
             made = form.made[name]
             if bounds is not None:
                 made = max(made[0], bounds[0]), min(made[1], bounds[1])
-            most = self._most if wanted.weight == 8 else 0
-            layer.round(wanted.weight, form.given[name], made if seen else None, most)
+            layer.round(wanted.weight, form.given[name], made if seen else None, self._reduce_range)
 
     def _output(
         self, name: str, bits: Mapping[str, Bits]

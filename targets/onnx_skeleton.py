@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
 
+from .onnx_calibrate import BOUNDED_OPS
 from .onnx_lengths import field_length, payload_length, varint
-from .onnx_quantize import BOUNDED_OPS, FLOAT_OPS, MOVING_OPS, PASSING_OPS, SCALING_OPS
+from .onnx_quantize import FLOAT_OPS, MOVING_OPS, PASSING_OPS, SCALING_OPS
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Skeleton:
             on = held
             if node.kind == "layer":
                 stored = layers.get(layer_of(node.name))
-                on = held = stored is not None and stored.bits == (8, 8)
+                on = held = stored is not None and stored.bits[1] == 8
             elif node.kind == "bounded":
                 before = maker.get(node.inputs[0])
                 own = before is not None and before.kind in ("scaling", "layer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from ..spaces.choices import Choices
 from .speed_states import SpeedStates
+from .timing_result import Timing as Timing
 
 
 @dataclass(frozen=True)
@@ -23,31 +24,23 @@ class Bits:
     activation: int = 32
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Latency of a candidate beside the baseline, measured interleaved in one process.
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The values that one layer's weights lie on, and the ranges of its activations.
 
-    ratio: candidate over baseline, median over rounds of one speed state.
-    ratio_error: one standard error of ``ratio``.
-    baseline_ms: the baseline's level in that state, milliseconds for one batch.
-    state: which of the speed states learned at the start the rounds belong to; share: of all.
-    rounds: rounds used. unstable: too few rounds of one state; then the numbers are not to be used.
-    notes: diagnostics (minimum, quantiles, threads, pinned core).
+    weight = (integer - zero_point) * weight_scale; the weights handed over lie on it already.
+    weight_scale: float32, (), (out,) or (out, groups): of all weights, of an output channel, of a
+        run of neighbouring weights of a channel. zero_point: None (zero) or integers like it; then
+        integers start at 0. Both belong to the module's own weights: an exporter that folds a
+        BatchNorm into them scales them alike.
+    input_range: the smallest and largest value of its 8-bit input (zero between them); None = by
+        the exporter's own calibration. output_range: the same of its result, behind a BatchNorm.
     """
 
-    ratio: float
-    ratio_error: float
-    baseline_ms: float
-    rounds: int
-    state: int = 0
-    share: float = 1.0
-    unstable: bool = False
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def latency_ms(self) -> float:
-        """Milliseconds for one batch: the ratio times the baseline's level."""
-        return self.ratio * self.baseline_ms
+    weight_scale: np.ndarray
+    input_range: tuple[float, float] | None = None
+    output_range: tuple[float, float] | None = None
+    zero_point: np.ndarray | None = None
 
 
 class Runtime(Protocol):
@@ -82,13 +75,15 @@ class Target(Protocol):
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as the file that this runtime loads.
 
         network: in eval mode, on the CPU; not modified. example: (1, ...) float32.
         bits: module name in ``network`` -> Bits, for its convolutions and linear layers; a layer
             not named stays float32. calibration: float32 batches for activation ranges (used only
-            when some activation has fewer than 32 bits).
+            when some activation has fewer than 32 bits). grids: layer -> the steps it was
+            trained or rounded with, used instead of the exporter's own.
         Raises CandidateError naming the layer or operator that cannot be exported.
         """
         ...

@@ -157,6 +157,10 @@ def _resolve(job: Job, folder: Path) -> dict[str, Any]:
     source["kind"] = _code(source["kind"], folder, job.where("task.data.kind"))
     task["model_args"] = _expanded(task["model_args"], job.where("task.model_args"))
     source["args"] = _expanded(source["args"], job.where("task.data.args"))
+    remote = data["target"]["remote"] or {}
+    for key in ("token_file", "ca"):
+        if remote.get(key):
+            remote[key] = _absolute(remote[key], folder, job.where(f"target.remote.{key}"))
     mlflow = (data["tracker"] or {}).get("mlflow")
     if mlflow:
         spot = job.where("tracker.mlflow.uri")

@@ -15,7 +15,7 @@ from paretune.objectives.replay import Replay
 from paretune.objectives.screen import Screen
 from paretune.objectives.sensitivity import EXAMPLES, Sensitivity, measure
 from paretune.objectives.sensitivity_page import sensitivity_page, sensitivity_rows
-from paretune.operators.normalise import reestimate
+from paretune.operators.normalise import input_moments, reestimating
 from paretune.tasks.job import load_job
 
 JOB = {
@@ -66,13 +66,12 @@ def test_damage_is_the_divergence_of_the_whole_network(screen: Screen, table: Se
     compressor = screen.compressor
     with torch.no_grad():
         want = log_softmax(compressor.original(inputs).double().numpy(), axis=1)
-    from paretune.operators.normalise import input_moments
-
     moments = input_moments(compressor.original, inputs)
     for family in ("keep", "rank"):
         name = next(n for n in table.damage if n.startswith(family))
         work = compressor.shape(screen.space.plan({name: 1}))
-        reestimate(work.network, inputs, moments, work.lost)
+        with torch.no_grad(), reestimating(work.network, moments, work.lost):
+            work.network(inputs)
         with torch.no_grad():
             got = log_softmax(work.network(inputs).double().numpy(), axis=1)
         kl = (np.exp(want) * (want - got)).sum(1).mean()
