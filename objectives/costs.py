@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..spaces.attention import rewrite
 from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
-from ..targets.onnx_size import FileSize, Part, Stored
+from ..targets.onnx_size import FileSize
+from ..targets.onnx_skeleton import Part, Stored
 from ..targets.target import Target
 from .layer_shapes import LayerShapes, ShapeTable
 

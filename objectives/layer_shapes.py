@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..operators.compress import of_siblings
 from ..spaces.plan import CompressionPlan, LayerChoice
-from ..spaces.shortcut import ShortcutConv
+from ..spaces.shortcut import ShortcutConv, of_siblings
 from ..spaces.space import SearchSpace
 from .counts import COUNTED
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..spaces.attention import rewrite
 from ..spaces.discover import discover
 from ..spaces.plan import CompressionPlan, LayerChoice
-from ..spaces.shortcut import ShortcutConv
+from ..spaces.shortcut import ShortcutConv, of_siblings
 from ..spaces.space import SearchSpace, require
 from ..spaces.surgery import cut
 from ..targets.onnx_calibrate import LEAST_EXAMPLES
@@ -30,8 +30,6 @@ from .reconstruct import Rank, Refit, record_answers
 from .refine import refine
 from .sampling import affordable, is_sampled
 from .sparsify import sparsify
-
-Pair = TypeVar("Pair")
 
 NORMALISE_EXAMPLES = 128
 """Calibration inputs that BatchNorm statistics are re-estimated on (64 give as good results as
@@ -269,13 +267,6 @@ def _check_calibration(inputs: Tensor, example: Tensor) -> None:
 
 def _is_in(name: str, layer: str) -> bool:
     return name == layer or name.startswith(f"{layer}.")
-
-
-def of_siblings(name: str, chosen: Mapping[str, Pair], otherwise: Pair) -> Pair:
-    """Bits of a rewritten shortcut: those of the other layers of its block, if they agree."""
-    parent, dot, _ = name.rpartition(".")
-    block = {b for n, b in chosen.items() if n.startswith(parent + dot)}
-    return block.pop() if len(block) == 1 else otherwise
 
 
 @torch.inference_mode(False)

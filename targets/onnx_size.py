@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 
 from onnx import ModelProto
 
@@ -18,16 +17,16 @@ from .onnx_lengths import (
     AXIS,
     BETA,
     field_length,
+    integer_weight_length,
     message_length,
     op_length,
     scalar_length,
     scale_names,
     tensor_length,
     varint,
+    weight_length,
 )
 from .onnx_skeleton import Node, Part, Skeleton, Stored, layer_of
-
-__all__ = ["FileSize", "Part", "Stored"]
 
 MICROSOFT = "com.microsoft"
 _INTEGER = {
@@ -199,7 +198,7 @@ class FileSize(Skeleton):
             if not integer:
                 words = [name, given, weight, *([f"{name}.bias"] if bias else []), out]
                 total += message_length(words, op_length(op), attributes)
-                total += 0 if node.shared else self._floats(weight, part.shape, stored.bits[0])
+                total += 0 if node.shared else weight_length(weight, part.shape, stored.bits[0])
                 total += tensor_length(f"{name}.bias", part.shape[:1], 4) if bias else 0
             else:
                 kind, domain = _INTEGER[op]
@@ -211,37 +210,13 @@ class FileSize(Skeleton):
                 words += [f"{name}.bias_quantized"] if bias else []
                 more = field_length(len(domain)) if domain else 0
                 total += message_length(words, op_length(kind), attributes, more)
-                total += 0 if node.shared else self._integers(weight, part.shape, stored.bits[0])
+                total += (
+                    0 if node.shared else integer_weight_length(weight, part.shape, stored.bits[0])
+                )
                 total += 2 * scalar_length(out)
                 total += tensor_length(f"{name}.bias_quantized", part.shape[:1], 4) if bias else 0
             given = scale = out
         return total
-
-    def _floats(self, weight: str, shape: tuple[int, ...], bits: int) -> int:
-        """A weight of a float32 node: as it is, or packed and unpacked by a Cast and a Mul."""
-        if bits >= 16:
-            return tensor_length(weight, shape, 4)
-        scale = (shape[0], *[1] * (len(shape) - 1))
-        words = [f"{weight}_Mul", f"{weight}_cast", f"{weight}_scale", weight]
-        return (
-            _packed(f"{weight}_packed", shape, bits)
-            + _cast(f"{weight}_packed", f"{weight}_cast")
-            + tensor_length(f"{weight}_scale", scale, 4)
-            + message_length(words, op_length("Mul"))
-        )
-
-    def _integers(self, weight: str, shape: tuple[int, ...], bits: int) -> int:
-        """An integer weight with its scales and zero points, one a channel; fewer than five bits
-        are packed and unpacked by a Cast."""
-        stored = tensor_length(f"{weight}_quantized", shape, 1)
-        if bits <= 4:
-            name = f"{weight}_quantized"
-            stored = _packed(f"{name}_packed", shape, bits) + _cast(f"{name}_packed", name)
-        return (
-            stored
-            + tensor_length(f"{weight}_scale", shape[:1], 4)
-            + tensor_length(f"{weight}_zero_point", shape[:1], 1)
-        )
 
     def _add_pairs(self, file: _File, layers: Mapping[str, Stored], joined: list[bool]) -> None:
         names = self._names(layers, joined)
@@ -306,7 +281,7 @@ class FileSize(Skeleton):
             words = [name, given, f"{weight}_DequantizeLinear_Output", out]
             words += [zeros] if bias else []
             total += message_length(words, op_length(op), attributes)
-            total += 0 if node.shared else self._integers(weight, part.shape, stored.bits[0])
+            total += 0 if node.shared else integer_weight_length(weight, part.shape, stored.bits[0])
             back = f"{weight}_DequantizeLinear_Output"
             total += self._dequantise(weight, f"{weight}_quantized", back, weight)
             if bias:
@@ -324,14 +299,3 @@ class FileSize(Skeleton):
     def _dequantise(stem: str, integers: str, made: str, scale: str) -> int:
         words = [f"{stem}_DequantizeLinear", integers, *scale_names(scale), made]
         return message_length(words, op_length("DequantizeLinear"), AXIS)
-
-
-def _packed(name: str, shape: tuple[int, ...], bits: int) -> int:
-    """Integers in 2, 4 or 8 bits each."""
-    held = 2 if bits == 2 else 4 if bits <= 4 else 8
-    whole = tensor_length(name, shape, 1)
-    return whole - prod(shape) + -(-prod(shape) * held // 8)
-
-
-def _cast(given: str, made: str) -> int:
-    return message_length([f"{made}_Cast", given, made], op_length("Cast"), 11)
