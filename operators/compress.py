@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..spaces.attention import rewrite
 from ..spaces.discover import discover
 from ..spaces.plan import CompressionPlan, LayerChoice
-from ..spaces.shortcut import ShortcutConv
+from ..spaces.shortcut import ShortcutConv, of_siblings
 from ..spaces.space import SearchSpace, require
 from ..spaces.surgery import cut
 from ..targets.onnx_calibrate import LEAST_EXAMPLES
@@ -87,6 +87,9 @@ class Compressor:
                     f"give at least {LEAST_EXAMPLES}, or take minmax",
                 )
         self.original = rewrite(network, example)
+        self._shortcuts = {
+            n for n, m in self.original.named_modules() if isinstance(m, ShortcutConv)
+        }
         self.normalise = options.normalise if calibration is not None else "none"
         ranked = None if calibration is None else calibration[:IMPORTANCE_EXAMPLES]
         method, evidence = gather(self.original, options.importance, ranked)
@@ -129,6 +132,16 @@ class Compressor:
         work = Compressed(copy.deepcopy(self.original))
         for step in STEPS:
             if quantised or step is not Compressor._quantise:
+                step(self, plan, work)
+        return work
+
+    def shape(self, plan: CompressionPlan) -> Compressed:
+        """The float32 form, with BatchNorm statistics left as they were for the caller to
+        re-estimate (unless layers are refitted, which does it)."""
+        left = (Compressor._normalise, Compressor._refine, Compressor._quantise)
+        work = Compressed(copy.deepcopy(self.original))
+        for step in STEPS:
+            if step not in left:
                 step(self, plan, work)
         return work
 
@@ -201,13 +214,21 @@ class Compressor:
             refine(work.network, self.original, self._calibration, steps)
 
     def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
+        layers = (nn.Conv1d, nn.Conv2d, nn.Linear)
+        names = [n for n, m in work.network.named_modules() if isinstance(m, layers)]
+        work.bits = self.bits(plan, names)
+
+    def bits(self, plan: CompressionPlan, names: Iterable[str]) -> dict[str, Bits]:
+        """Bits of each convolution and linear layer of the compressed network, by name."""
         chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
-        for name, module in work.network.named_modules():
-            if isinstance(module, ShortcutConv):
-                work.bits[name] = _of_siblings(name, chosen)
-            elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        out = {}
+        for name in names:
+            if name in self._shortcuts:
+                out[name] = of_siblings(name, chosen, Bits())
+            else:
                 owner = name if name in chosen else name.rpartition(".")[0]
-                work.bits[name] = chosen.get(owner, Bits())
+                out[name] = chosen.get(owner, Bits())
+        return out
 
     def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
         kinds = {n: _choice_of(n, plan).quantizer for n in work.bits}
@@ -247,13 +268,6 @@ def _check_calibration(inputs: Tensor, example: Tensor) -> None:
 
 def _is_in(name: str, layer: str) -> bool:
     return name == layer or name.startswith(f"{layer}.")
-
-
-def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:
-    """A rewritten shortcut is quantised when every layer of its block is."""
-    parent, dot, _ = name.rpartition(".")
-    block = {b for n, b in chosen.items() if n.startswith(parent + dot)}
-    return block.pop() if len(block) == 1 else Bits()
 
 
 @torch.inference_mode(False)

@@ -8,9 +8,13 @@ and an identity block at the pad offset computes the same numbers (maximum diffe
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Pair = TypeVar("Pair")
 
 
 class ShortcutConv(nn.Conv2d):
@@ -82,3 +86,10 @@ def _as_shortcut(given: Tensor, out: Tensor) -> ShortcutConv | None:
             if torch.equal(padded, out):
                 return ShortcutConv(given.shape[1], out.shape[1], offset, stride)
     return None
+
+
+def of_siblings(name: str, chosen: Mapping[str, Pair], otherwise: Pair) -> Pair:
+    """Bits of a rewritten shortcut: those of the other layers of its block, if they agree."""
+    parent, dot, _ = name.rpartition(".")
+    block = {b for n, b in chosen.items() if n.startswith(parent + dot)}
+    return block.pop() if len(block) == 1 else otherwise

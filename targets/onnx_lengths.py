@@ -1,0 +1,93 @@
+"""Lengths of protobuf messages in an ONNX file, from the names and shapes that are in them."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+BESIDE = 2  # bytes of an empty doc string, which every node and tensor carries
+
+
+BETA, AXIS = 16, 13  # bytes of the attributes ``beta`` and ``axis``
+
+
+def scale_names(name: str) -> tuple[str, str]:
+    return f"{name}_scale", f"{name}_zero_point"
+
+
+def op_length(op: str) -> int:
+    return field_length(len(op)) + BESIDE
+
+
+def scalar_length(name: str) -> int:
+    """Mean bytes of a scale and a zero point of one number."""
+    return 2 + len(name) + 19
+
+
+def strings_length(words: list[str]) -> int:
+    return sum(field_length(len(word)) for word in words)
+
+
+def varint(number: int) -> int:
+    return max(1, (int(number).bit_length() + 6) // 7)
+
+
+def field_length(length: int) -> int:
+    return 1 + varint(length) + length
+
+
+def payload_length(tensor: TensorProto) -> int:
+    return int(np.asarray(numpy_helper.to_array(tensor)).nbytes)
+
+
+def tensor_length(name: str, shape: tuple[int, ...], item: int) -> int:
+    """A stored tensor of ``item`` bytes an element."""
+    dims = sum(1 + varint(d) for d in shape)
+    content = field_length(item * prod(shape))
+    return field_length(dims + 2 + field_length(len(name)) + content + BESIDE)
+
+
+def message_length(words: list[str], *more: int) -> int:
+    """A node with these names in it, and ``more`` bytes besides."""
+    return field_length(strings_length(words) + sum(more))
+
+
+def weight_length(weight: str, shape: tuple[int, ...], bits: int) -> int:
+    """A weight of a float32 node: as it is, or packed and unpacked by a Cast and a Mul."""
+    if bits >= 16:
+        return tensor_length(weight, shape, 4)
+    scale = (shape[0], *[1] * (len(shape) - 1))
+    words = [f"{weight}_Mul", f"{weight}_cast", f"{weight}_scale", weight]
+    return (
+        _packed(f"{weight}_packed", shape, bits)
+        + _cast(f"{weight}_packed", f"{weight}_cast")
+        + tensor_length(f"{weight}_scale", scale, 4)
+        + message_length(words, op_length("Mul"))
+    )
+
+
+def integer_weight_length(weight: str, shape: tuple[int, ...], bits: int) -> int:
+    """An integer weight with its scales and zero points, one a channel; fewer than five bits
+    are packed and unpacked by a Cast."""
+    stored = tensor_length(f"{weight}_quantized", shape, 1)
+    if bits <= 4:
+        name = f"{weight}_quantized"
+        stored = _packed(f"{name}_packed", shape, bits) + _cast(f"{name}_packed", name)
+    return (
+        stored
+        + tensor_length(f"{weight}_scale", shape[:1], 4)
+        + tensor_length(f"{weight}_zero_point", shape[:1], 1)
+    )
+
+
+def _packed(name: str, shape: tuple[int, ...], bits: int) -> int:
+    """Integers in 2, 4 or 8 bits each."""
+    held = 2 if bits == 2 else 4 if bits <= 4 else 8
+    whole = tensor_length(name, shape, 1)
+    return whole - prod(shape) + -(-prod(shape) * held // 8)
+
+
+def _cast(given: str, made: str) -> int:
+    return message_length([f"{made}_Cast", given, made], op_length("Cast"), 11)
