@@ -10,7 +10,7 @@ from .knapsack import Floats
 
 POINTS = 4096
 """Sample points of each of the two boxes."""
-_LOOKED_AT = 1024  # of the points that are not dominated yet, for one decision
+_LOOKED_AT = 640  # of the points that are not dominated yet, for one decision
 _ROUNDS = 8
 
 

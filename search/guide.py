@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..objectives.dominance import non_dominated
 from ..objectives.expression import Expression
 from ..objectives.objective import Objective
 from .acquisition import Region, chances, pick
@@ -18,8 +17,8 @@ from .surrogate import Surrogate, divergence_of
 
 REFIT_EVERY = 8
 """True results between two fits of the surrogate and two sets of seeds."""
-_SEEDS = 96
-_CHILDREN, _SWAPS, _SWAPPED = 160, 24, 3  # of a proposal; _SWAPPED: parents of swaps
+_SEEDS = 64
+_CHILDREN, _SWAPS, _SWAPPED = 112, 24, 2  # of a proposal; _SWAPPED: parents of swaps
 _PARENTS = 24
 
 
@@ -46,6 +45,17 @@ class _Known:
     divergence: list[float] = field(default_factory=list)
     points: list[Floats] = field(default_factory=list)
     feasible: list[bool] = field(default_factory=list)
+    front: list[int] = field(default_factory=list)  # places of the feasible ones on the front
+
+    def stand(self, place: int) -> None:
+        """Let the result at ``place`` take its place on the front, if it has one."""
+        point, on = self.points[place], np.array([self.points[i] for i in self.front])
+        if len(on):
+            if np.any(np.all(on <= point, axis=1) & np.any(on < point, axis=1)):
+                return
+            beaten = np.all(point <= on, axis=1) & np.any(point < on, axis=1)
+            self.front = [i for i, gone in zip(self.front, beaten, strict=True) if not gone]
+        self.front.append(place)
 
 
 class Guide:
@@ -108,6 +118,8 @@ class Guide:
         )
         known.points.append(point)
         known.feasible.append(all(c.holds(values) for c in self._constraints))
+        if known.feasible[-1]:
+            known.stand(len(known.points) - 1)
         self._region.dominate(point)
 
     def propose(
@@ -243,11 +255,6 @@ class Guide:
 def _parents(known: _Known) -> Ints:
     """The results that are changed further: the feasible front, the mildest losses first; while
     nothing is feasible, the results that lost least."""
-    if not known.points:
-        return np.zeros(0, dtype=np.intp)
-    points = np.array(known.points)
-    order = np.lexsort((known.numbers, points[:, 0]))
-    eligible = order[np.array(known.feasible)[order]]
-    if not len(eligible):
-        return np.asarray(order[:_PARENTS])
-    return np.asarray(eligible[non_dominated(points[eligible])][: 4 * _PARENTS])
+    places = known.front or range(len(known.points))
+    order = sorted(places, key=lambda i: (known.points[i][0], known.numbers[i]))
+    return np.array(order[: 4 * _PARENTS if known.front else _PARENTS], dtype=np.intp)

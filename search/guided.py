@@ -51,7 +51,8 @@ class GuidedSampler(BaseSampler):
         self._fresh = lambda: Guide(guidance, objectives, constraints, seed, focus)
         self._guide = self._fresh()
         self._learnt: set[int] = set()  # ids of the trials the guide has seen
-        self._rows: dict[int, Ints] = {}  # id -> genotype of a trial that will not change
+        self._tried: set[bytes] = set()  # their genotypes, and the unchanged network's
+        self._study: tuple[int, int] | None = None
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -64,15 +65,16 @@ class GuidedSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The next genotype."""
         rng = np.random.default_rng([self._seed, trial.number])
-        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        self._follow(trials)
-        taken = {row.tobytes() for row in self._rows.values()}
-        pending = []
-        for other in trials:
-            if other.state == TrialState.RUNNING and len(other.params) == len(self._names):
-                pending.append(self._row(other))
-                taken.add(pending[-1].tobytes())
-        taken.add(np.zeros(len(self._names), dtype=np.intp).tobytes())
+        trials = study.get_trials(deepcopy=False)
+        self._follow((id(study._storage), study._study_id), trials)
+        pending = [
+            self._row(other)
+            for other in trials
+            if other.state == TrialState.RUNNING
+            and other.number != trial.number
+            and len(other.params) == len(self._names)
+        ]
+        taken = self._tried | {row.tobytes() for row in pending}
         found = self._guide.propose(rng, 1, taken, pending)
         genotype = found[0] if found else (rng.random(len(self._names)) * self._sizes).astype(int)
         return {name: int(k) for name, k in zip(self._names, genotype, strict=True)}
@@ -95,18 +97,19 @@ class GuidedSampler(BaseSampler):
     def _row(self, trial: FrozenTrial) -> Ints:
         return np.array([trial.params.get(name, 0) for name in self._names], dtype=np.intp)
 
-    def _follow(self, trials: Sequence[FrozenTrial]) -> None:
+    def _follow(self, study: tuple[int, int], trials: Sequence[FrozenTrial]) -> None:
         """Let the guide know the finished trials; all anew if it is another study's turn."""
-        done = {t._trial_id: t for t in trials if t.state.is_finished()}
-        if not self._rows.keys() <= done.keys():
-            self._guide, self._learnt, self._rows = self._fresh(), set(), {}
-        for key in done.keys() - self._rows.keys():
-            self._rows[key] = self._row(done[key])
-        for key in sorted(done.keys() - self._learnt):
-            trial = done[key]
-            self._learnt.add(key)
+        if study != self._study:
+            self._study, self._guide, self._learnt = study, self._fresh(), set()
+            self._tried = {np.zeros(len(self._names), dtype=np.intp).tobytes()}
+        names = [o.name for o in self._objectives]
+        for trial in trials:
+            if trial._trial_id in self._learnt or not trial.state.is_finished():
+                continue
+            row = self._row(trial)
+            self._learnt.add(trial._trial_id)
+            self._tried.add(row.tobytes())
             if trial.state == TrialState.COMPLETE and trial.values is not None:
-                names = [o.name for o in self._objectives]
                 values = dict(zip(names, trial.values, strict=True))
                 values |= trial.user_attrs.get(VALUES, {})
-                self._guide.learn(trial.number, self._rows[key], values)
+                self._guide.learn(trial.number, row, values)

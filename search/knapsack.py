@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Knapsack:
     def __init__(self, counts: Sequence[int], factors: Sequence[Factor]) -> None:
         self.counts = tuple(counts)
         self._factors = _merged(factors)
-        self._order = _elimination_order(self.counts, [f.scope for f in self._factors])
+        self._order = _elimination_order(self.counts, tuple(f.scope for f in self._factors))
 
     @property
     def exact(self) -> bool:
@@ -141,8 +142,9 @@ def _aligned(table: Floats, scope: Sequence[int], wanted: Sequence[int]) -> Floa
     return moved.reshape(len(table), *(next(sizes) if i in scope else 1 for i in wanted))
 
 
+@lru_cache(maxsize=64)
 def _elimination_order(
-    counts: Sequence[int], scopes: Sequence[tuple[int, ...]]
+    counts: tuple[int, ...], scopes: tuple[tuple[int, ...], ...]
 ) -> tuple[int, ...] | None:
     """Parameters, the one whose joint table is smallest first; None if one outgrows LARGEST."""
     live = [set(s) for s in scopes]

@@ -56,6 +56,7 @@ class Swaps:
         self._option = np.array([k for _, k in listed], dtype=np.intp)
         names = {name: i for i, name in enumerate(dict.fromkeys(families))}
         family = np.array([names[f] for f in families])[self._where]
+        self._priced: dict[bytes, Floats] = {}
         self._pairs = self._where[:, None] != self._where[None, :]
         if not across:
             self._pairs &= family[:, None] == family[None, :]
@@ -76,9 +77,11 @@ class Swaps:
         """
         moves = np.flatnonzero(parent[self._where] != self._option)
         where, option = self._where[moves], self._option[moves]
-        tried = np.repeat(parent[None, :], len(moves), axis=0)
-        tried[np.arange(len(moves)), where] = option
-        priced = ratios(np.concatenate([parent[None, :], tried]))
+        priced = self._priced.get(parent.tobytes())
+        if priced is None:
+            tried = np.repeat(parent[None, :], 1 + len(moves), axis=0)
+            tried[np.arange(1, 1 + len(moves)), where] = option
+            priced = self._priced[parent.tobytes()] = ratios(tried)
         mix = rng.dirichlet(np.ones(priced.shape[1]))
         cost = (priced[1:] - priced[0]) @ mix
         harm = damages[where, option] - damages[where, parent[where]]
