@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from .factorise import FactorCache
 from .importance import channel_importance, input_rms
 from .normalise import input_moments, reestimate
 from .prune import prune
+
+Pair = TypeVar("Pair")
 
 NORMALISE_EXAMPLES = 128
 """Calibration inputs that BatchNorm statistics are re-estimated on (64 give as good results as
@@ -105,7 +107,7 @@ class Compressor:
         chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
         for name, module in work.network.named_modules():
             if isinstance(module, ShortcutConv):
-                work.bits[name] = _of_siblings(name, chosen)
+                work.bits[name] = of_siblings(name, chosen, Bits())
             elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 owner = name if name in chosen else name.rpartition(".")[0]
                 work.bits[name] = chosen.get(owner, Bits())
@@ -120,11 +122,11 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
 """The order in which a plan is carried out; quantisation itself happens in the exported file."""
 
 
-def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:
-    """A rewritten shortcut is quantised when every layer of its block is."""
+def of_siblings(name: str, chosen: Mapping[str, Pair], otherwise: Pair) -> Pair:
+    """Bits of a rewritten shortcut: those of the other layers of its block, if they agree."""
     parent, dot, _ = name.rpartition(".")
     block = {b for n, b in chosen.items() if n.startswith(parent + dot)}
-    return block.pop() if len(block) == 1 else Bits()
+    return block.pop() if len(block) == 1 else otherwise
 
 
 @torch.inference_mode(False)
