@@ -1,4 +1,4 @@
-"""Which candidates to try next: those that are expected to add most hypervolume, both references."""
+"""Which candidates to try next: those that are expected to add most hypervolume."""
 
 from __future__ import annotations
 

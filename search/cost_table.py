@@ -12,6 +12,8 @@ import numpy as np
 from ..spaces.plan import CompressionPlan
 from .knapsack import Factor, Floats, Ints, total
 
+ADDITIVE = ("size_bytes", "params", "macs", "latency_ms")
+"""What adds up over layers; ratios follow from these."""
 MOST_PROBES = 400
 """Plans priced for one layer; where its options make more, channel counts are interpolated."""
 
@@ -69,7 +71,7 @@ class CostTable:
         index = {name: i for i, name in enumerate(parameters)}
         counts = list(parameters.values())
         base = model.costs(plan({}))
-        names = tuple(sorted(name for name, value in base.items() if np.isfinite(value)))
+        names = tuple(name for name in ADDITIVE if base.get(name, 0.0) > 0)
         zero = np.array([base[name] for name in names])
 
         def price(options: Mapping[int, int]) -> Floats:

@@ -95,7 +95,9 @@ class Guide:
         self._seeds: Ints
         self._front: Ints = np.zeros(0, dtype=np.intp)
         self._seen = 0
-        self.learn(-1, np.zeros(len(self._counts), dtype=np.intp), {**guidance.base, "divergence": 0.0})
+        self.learn(
+            -1, np.zeros(len(self._counts), dtype=np.intp), {**guidance.base, "divergence": 0.0}
+        )
 
     @property
     def feasible(self) -> bool:
@@ -149,6 +151,11 @@ class Guide:
         chance = self._chances(pool, origin, points)
         order = pick(chance, weights, count, rng.random(len(pool)))
         return [pool[i] for i in order]
+
+    def seeds(self) -> Ints:
+        """The knapsack's solutions for random trade-offs: (n, parameters), the whole front."""
+        self._refit()
+        return self._seeds
 
     def predict(self, genotypes: Ints) -> Floats:
         """Expected (loss, ratios ...) of genotypes, without what their parents would add."""

@@ -62,9 +62,7 @@ class Knapsack:
 
         weights: (trade-offs, quantities), not negative -> (trade-offs, parameters).
         """
-        tables = [
-            (f.scope, np.moveaxis(f.table @ weights.T, -1, 0).copy()) for f in self._factors
-        ]
+        tables = [(f.scope, np.moveaxis(f.table @ weights.T, -1, 0).copy()) for f in self._factors]
         if self._order is None:
             return self._improve(tables, len(weights))
         return self._eliminate(tables, len(weights), self._order)
@@ -135,7 +133,7 @@ def _merged(factors: Sequence[Factor]) -> list[Factor]:
 
 
 def _aligned(table: Floats, scope: Sequence[int], wanted: Sequence[int]) -> Floats:
-    """``table`` (trade-offs, options of ``scope`` ...) with the axes of ``wanted``, 1 where absent."""
+    """``table`` (trade-offs, options of ``scope`` ...) with the axes of ``wanted``; absent: 1."""
     axes = [1 + scope.index(i) for i in wanted if i in scope]
     moved = table.transpose(0, *axes)
     sizes = iter(moved.shape[1:])

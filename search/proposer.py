@@ -26,6 +26,7 @@ from ..objectives.expression import Expression
 from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from ..trackers.ask import Ask
+from .guided import VALUES
 from .samplers import distributions, reseed
 
 RETRIES = 20  # proposals of the sampler itself before local changes are tried
@@ -155,6 +156,7 @@ class Proposer:
             return cause
         for constraint in self._constraints:
             trial.set_constraint(str(constraint), constraint.violation(evaluation.values))
+        trial.set_user_attr(VALUES, dict(evaluation.values))
         values = [float(evaluation.values[objective.name]) for objective in self._objectives]
         self._study.tell(trial, values)
         return None

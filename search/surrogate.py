@@ -47,7 +47,7 @@ class Surrogate:
     def fit(
         cls, damage: Floats, score: float, genotypes: Ints, divergence: Floats, loss: Floats
     ) -> Surrogate:
-        """From true results: (n, parameters) genotypes with their (n,) divergence and loss of score.
+        """From true results: (n, parameters) genotypes, their (n,) divergence and loss of score.
 
         score: the unchanged network's. With fewer than 12 results the weights stay 1.
         """

@@ -7,6 +7,7 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
+
 from paretune.objectives.evaluation import Evaluation
 from paretune.objectives.objective import Objective
 from paretune.spaces.plan import CompressionPlan, LayerChoice
