@@ -87,7 +87,9 @@ class PlainDisplay(QuietDisplay):
             return [f"measuring the front again on the evaluation data: {event.note}"]
         if event.kind == "ended":
             failed = f", {event.progress.failed} failed" if event.progress.failed else ""
-            done = f"{event.note}: {event.progress.done} trials{failed}"
+            screened = event.progress.screened
+            tried = f", {screened} candidates screened" if screened else ""
+            done = f"{event.note}: {event.progress.done} trials{failed}{tried}"
             return [done, conclusion(self.study.front())]
         return []
 

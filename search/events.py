@@ -13,13 +13,15 @@ KINDS = ("baseline", "resumed", "trial", "confirming", "confirmed", "ended")
 @dataclass(frozen=True)
 class Progress:
     """How far a search is. trials: the budget; done: finished trials, failed ones included;
-    failed: of these; resumed: finished before this run; seconds: since this run's first trial."""
+    failed: of these; resumed: finished before this run; seconds: since this run's first trial;
+    screened: candidates tried cheaply on the way, which are no trials."""
 
     trials: int
     done: int = 0
     failed: int = 0
     resumed: int = 0
     seconds: float = 0.0
+    screened: int = 0
 
     @property
     def seconds_left(self) -> float | None:

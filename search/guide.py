@@ -81,14 +81,7 @@ class Guide:
         self._damage = guidance.damages()
         self._constraints = tuple(constraints)
         self._swaps = Swaps(self._counts.tolist(), guidance.families, self._focus.across)
-        self._region = Region(
-            self._axes.count,
-            self._axes.lengths,
-            self._axes.ratio,
-            self._focus.useful,
-            np.random.default_rng([seed, 0x5EED]),
-            self._allowed if self._located() else None,
-        )
+        self._region = self.fresh_region()
         self._known = _Known()
         self._fitted: tuple[int, ...] | None = None
         self._model: Surrogate
@@ -97,6 +90,17 @@ class Guide:
         self._seen = 0
         self.learn(
             -1, np.zeros(len(self._counts), dtype=np.intp), {**guidance.base, "divergence": 0.0}
+        )
+
+    def fresh_region(self) -> Region:
+        """What counts in the objectives' space, before anything is dominated."""
+        return Region(
+            self._axes.count,
+            self._axes.lengths,
+            self._axes.ratio,
+            self._focus.useful,
+            np.random.default_rng([self._seed, 0x5EED]),
+            self._allowed if self._located() else None,
         )
 
     @property
