@@ -77,6 +77,23 @@ def discover(job: JobFile) -> None:
 
 
 @app.command()
+def sensitivity(
+    job: JobFile,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a heat map (.html) or the table (.csv)."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=1, help="Spend at most this many screened candidates.")
+    ] = 1000.0,
+) -> None:
+    """What each single option damages and saves: a table, and a heat map with --out FILE.html."""
+    from .search.report import report_sensitivity
+
+    report_sensitivity(job, out, budget)
+
+
+@app.command()
 def search(
     job: JobFile,
     trials: Annotated[

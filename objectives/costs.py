@@ -57,6 +57,7 @@ class CostModel:
         original = rewrite_shortcuts(network, example)
         self.table = ShapeTable(space, original, example)
         self._bytes: FileSize | None = None
+        self._stored: dict[tuple[int, tuple[int, int]], Stored] = {}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"baseline.{target.format}"
             target.export(original, example, {}, [], path)
@@ -99,10 +100,13 @@ class CostModel:
     def _size(self, shapes: LayerShapes) -> int:
         if self._bytes is None:
             return self._baseline_bytes - self._baseline_weights + _weight_bytes(shapes)
-        layers = {
-            name: Stored(tuple(Part(f.suffix, f.shape) for f in factors), shapes.bits[name])
-            for name, factors in shapes.layers.items()
-        }
+        layers = {}
+        for name, factors in shapes.layers.items():
+            key = (id(factors), shapes.bits[name])  # the table keeps its factors alive
+            if key not in self._stored:
+                parts = tuple(Part(f.suffix, f.shape) for f in factors)
+                self._stored[key] = Stored(parts, shapes.bits[name])
+            layers[name] = self._stored[key]
         return self._bytes.bytes(layers, shapes.kept)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -31,11 +32,11 @@ class Factor:
     positions: int
     bias: bool
 
-    @property
+    @cached_property
     def params(self) -> int:
         return prod(self.shape) + (self.shape[0] if self.bias else 0)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return prod(self.shape) * self.positions
 

@@ -46,7 +46,7 @@ def front_page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}: {escape(conclusion(front))}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <main>
@@ -186,7 +186,7 @@ def _footer(front: ParetoFront) -> str:
 
 _BUTTONS = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "sendDataToCloud"]
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d8dee4;
   --card: #f6f8fa; --page: #ffffff; --bar: #9ec3e6; --mark: #fff3c4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa5b1; --line: #30363d;

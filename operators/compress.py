@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -58,9 +58,12 @@ class Compressor:
         calibration: Tensor | None = None,
         options: CompressSection | None = None,
     ) -> None:
-        options = options or CompressSection()
+        options = self.options = options or CompressSection()
         self.space = space
         self.original = rewrite_shortcuts(network, example)
+        self._shortcuts = {
+            n for n, m in self.original.named_modules() if isinstance(m, ShortcutConv)
+        }
         self.normalise = options.normalise if calibration is not None else "none"
         method: str = options.importance
         if method == "activation" and calibration is None:
@@ -87,6 +90,14 @@ class Compressor:
             step(self, plan, work)
         return work
 
+    def shape(self, plan: CompressionPlan) -> Compressed:
+        """The same with BatchNorm statistics left as they were: the caller re-estimates them."""
+        work = Compressed(copy.deepcopy(self.original))
+        for step in STEPS:
+            if step is not Compressor._normalise:
+                step(self, plan, work)
+        return work
+
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
         work.lost = prune(work.network, self.space.groups, plan.groups, self._importance)
 
@@ -104,13 +115,21 @@ class Compressor:
             reestimate(work.network, self._inputs, self._moments, work.lost, self.normalise)
 
     def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
+        layers = (nn.Conv1d, nn.Conv2d, nn.Linear)
+        names = [n for n, m in work.network.named_modules() if isinstance(m, layers)]
+        work.bits = self.bits(plan, names)
+
+    def bits(self, plan: CompressionPlan, names: Iterable[str]) -> dict[str, Bits]:
+        """Bits of each convolution and linear layer of the compressed network, by name."""
         chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
-        for name, module in work.network.named_modules():
-            if isinstance(module, ShortcutConv):
-                work.bits[name] = of_siblings(name, chosen, Bits())
-            elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
+        out = {}
+        for name in names:
+            if name in self._shortcuts:
+                out[name] = of_siblings(name, chosen, Bits())
+            else:
                 owner = name if name in chosen else name.rpartition(".")[0]
-                work.bits[name] = chosen.get(owner, Bits())
+                out[name] = chosen.get(owner, Bits())
+        return out
 
 
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (

@@ -37,6 +37,16 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
     example: (1, ...) float32, run once to see which follows which.
     """
     folded = copy.deepcopy(network).eval()
+    for bn_name, conv_name in batchnorm_pairs(folded, example).items():
+        conv: Any = folded.get_submodule(conv_name)
+        bn: Any = folded.get_submodule(bn_name)
+        _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))
+        _set(folded, bn_name, nn.Identity())
+    return folded
+
+
+def batchnorm_pairs(network: nn.Module, example: Tensor) -> dict[str, str]:
+    """BatchNorm -> the convolution whose output it reads, found by one run. Names of modules."""
     makers: dict[int, str] = {}
     pairs: dict[str, str] = {}
     kept: list[Tensor] = []  # alive, so that no two share an id
@@ -50,7 +60,7 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
             pairs[name] = makers[id(args[0])]
 
     hooks = []
-    for name, module in folded.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(
                 module.register_forward_hook(lambda m, a, o, name=name: made(m, a, o, name))
@@ -58,15 +68,10 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: read(m, a, name)))
     with torch.no_grad():
-        folded(example)
+        network(example)
     for hook in hooks:
         hook.remove()
-    for bn_name, conv_name in pairs.items():
-        conv: Any = folded.get_submodule(conv_name)
-        bn: Any = folded.get_submodule(bn_name)
-        _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))
-        _set(folded, bn_name, nn.Identity())
-    return folded
+    return pairs
 
 
 def fake_quantise(

@@ -38,9 +38,12 @@ class Part:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stored:
-    """How one layer lies in the file: its parts in order, and its bits (weight, activation)."""
+    """How one layer lies in the file: its parts in order, and its bits (weight, activation).
+
+    Sizes are remembered per object: give the same one for the same layer.
+    """
 
     parts: tuple[Part, ...]
     bits: tuple[int, int] = (32, 32)
@@ -92,7 +95,7 @@ class FileSize:
         self._owners = dict(owners)
         own = {c for n in self._nodes if n.kind == "layer" for c in n.constants}
         self._free = {
-            name: (tuple(t.dims), t.ByteSize() - _payload(t), _payload(t))
+            name: (t.ByteSize() - _payload(t), _payload(t))
             for name, t in self._tensors.items()
             if name not in own
         }
@@ -106,6 +109,7 @@ class FileSize:
         self._around = graph.ByteSize() - counted
         self._header = model.ByteSize() - _field(graph.ByteSize())
         self._memo: dict[tuple[object, ...], int] = {}
+        self._whole: dict[str, Stored] = {}
 
     def _read(self, node: NodeProto) -> _Node:
         constants = [name for name in node.input if name in self._tensors]
@@ -142,8 +146,13 @@ class FileSize:
             self._add_pairs(file, layers, joined)
         else:
             self._add_integers(file, layers, joined)
-        quantised = {c for n, on in zip(self._nodes, joined, strict=True) if on for c in n.constants}
-        for name, (dims, around, payload) in self._free.items():
+        quantised, vanished = set(), set()
+        for node, on in zip(self._nodes, joined, strict=True):
+            if on and node.constants and node.kind != "layer":
+                (vanished if node.kind == "bounded" else quantised).update(node.constants)
+        for name, (around, payload) in self._free.items():
+            if name in vanished:
+                continue
             left, of = kept.get(self._owners.get(name, ""), (1, 1))
             payload = payload * left // of
             if name in quantised and payload > 8:
@@ -182,9 +191,7 @@ class FileSize:
 
     # -- integer operators ------------------------------------------------------------------
 
-    def _add_integers(
-        self, file: _File, layers: Mapping[str, Stored], joined: list[bool]
-    ) -> None:
+    def _add_integers(self, file: _File, layers: Mapping[str, Stored], joined: list[bool]) -> None:
         names: dict[str, str] = {}  # tensor -> what it is called in this file
         for node, on in zip(self._nodes, joined, strict=True):
             inputs = [names.get(name, name) for name in node.inputs]
@@ -199,7 +206,7 @@ class FileSize:
             if not on:
                 self._float_inputs(file, inputs)
                 if stored is None:
-                    file.total += _field(_strings([*inputs, *node.constants, *outputs, node.name]) + node.bare)
+                    file.total += self._plain(node, inputs, outputs)
                 else:
                     file.total += self._layer(node, stored, inputs, outputs, False)
                 continue
@@ -210,15 +217,18 @@ class FileSize:
                 if name not in file.held:
                     file.total += self._quantise(name, f"{name}_quantized")
                     file.held[name] = (name, name)
+                    file.paired.add(name)
             given = [file.held[name] for name in inputs]
             if stored is not None:
                 file.microsoft |= node.op == "Gemm"
-                file.total += self._layer(node, stored, [q for q, _ in given], outputs, True, given[0][1])
+                words = [q for q, _ in given]
+                file.total += self._layer(node, stored, words, outputs, True, given[0][1])
                 file.held[outputs[0]] = (outputs[0], outputs[0])
             elif node.kind == "passing":
                 words = [f"{q}_quantized" for q, _ in given]
                 made = [f"{name}_quantized" for name in outputs]
-                file.total += _field(_strings([*words, *node.constants, *made, node.name]) + node.bare)
+                words += [*node.constants, *made, node.name]
+                file.total += _field(_strings(words) + node.bare)
                 for name in outputs:
                     file.held[name] = (name, given[0][1])
             else:
@@ -245,12 +255,26 @@ class FileSize:
 
     def _quantise(self, name: str, made: str) -> int:
         """A QuantizeLinear node with its scale and zero point."""
+        key = ("quantise", name, made)
+        if key in self._memo:
+            return self._memo[key]
         words = [f"{name}_QuantizeLinear", name, *_pair(name), made]
-        return _field(_strings(words) + _op("QuantizeLinear")) + 2 * _scalar(name)
+        self._memo[key] = _field(_strings(words) + _op("QuantizeLinear")) + 2 * _scalar(name)
+        return self._memo[key]
+
+    def _plain(self, node: _Node, inputs: list[str], outputs: list[str]) -> int:
+        """A node that is written as it stands."""
+        key = (node.name, *inputs, *outputs)
+        if key not in self._memo:
+            words = [*inputs, *node.constants, *outputs, node.name]
+            self._memo[key] = _field(_strings(words) + node.bare)
+        return self._memo[key]
 
     def _as_is(self, node: _Node) -> Stored:
-        tensor = self._tensors[node.constants[0]]
-        return Stored((Part("", tuple(tensor.dims)),))
+        if node.name not in self._whole:
+            shape = tuple(self._tensors[node.constants[0]].dims)
+            self._whole[node.name] = Stored((Part("", shape),))
+        return self._whole[node.name]
 
     def _layer(
         self,
@@ -264,7 +288,9 @@ class FileSize:
         """Nodes and tensors of one layer (QOperator, or float32)."""
         key = (node.name, stored, tuple(inputs), tuple(outputs), integer, scale)
         if key not in self._memo:
-            self._memo[key] = self._layer_bytes(node, stored, inputs[0], scale or inputs[0], outputs[0], integer)
+            self._memo[key] = self._layer_bytes(
+                node, stored, inputs[0], scale or inputs[0], outputs[0], integer
+            )
         return self._memo[key]
 
     def _layer_bytes(
@@ -317,14 +343,23 @@ class FileSize:
     def _add_pairs(self, file: _File, layers: Mapping[str, Stored], joined: list[bool]) -> None:
         names = self._names(layers, joined)
         paired: set[str] = set()
+        scales: dict[str, str] = {}  # of what only passes on its input's scale
         for node, on in zip(self._nodes, joined, strict=True):
             if on and node.kind != "bounded":
                 paired.update(names[n] for n in (*node.inputs, *node.outputs))
+                if node.kind == "passing" or node.op == "AveragePool":
+                    scale = scales.get(names[node.inputs[0]], names[node.inputs[0]])
+                    scales.update({names[n]: scale for n in node.outputs})
         for name in paired:
-            words = [f"{name}_DequantizeLinear", f"{name}_QuantizeLinear_Output", *_pair(name)]
-            words.append(f"{name}_DequantizeLinear_Output")
-            file.total += self._quantise(name, f"{name}_QuantizeLinear_Output")
-            file.total += _field(_strings(words) + _op("DequantizeLinear"))
+            scale = _pair(scales.get(name, name))
+            made, back = f"{name}_QuantizeLinear_Output", f"{name}_DequantizeLinear_Output"
+            file.total += _field(
+                _strings([f"{name}_QuantizeLinear", name, *scale, made]) + _op("QuantizeLinear")
+            )
+            file.total += _field(
+                _strings([f"{name}_DequantizeLinear", made, *scale, back]) + _op("DequantizeLinear")
+            )
+            file.total += 0 if name in scales else 2 * _scalar(name)
         for node, on in zip(self._nodes, joined, strict=True):
             if on and node.kind == "bounded":
                 continue
@@ -332,8 +367,7 @@ class FileSize:
             inputs = [f"{n}_DequantizeLinear_Output" if n in paired else n for n in inputs]
             outputs = [names[n] for n in node.outputs]
             if node.kind != "layer":
-                words = [*inputs, *node.constants, *outputs, node.name]
-                file.total += _field(_strings(words) + node.bare)
+                file.total += self._plain(node, inputs, outputs)
                 continue
             stored = layers.get(_layer(node.name)) or self._as_is(node)
             if on:
@@ -368,16 +402,21 @@ class FileSize:
             out, weight, zeros = made if last else name, f"{name}.weight", f"{name}.bias"
             words = [name, given, f"{weight}_DequantizeLinear_Output", out]
             words += [zeros] if bias else []
-            total += _field(_strings(words) + _op(op) + attributes) + self._integers(weight, part.shape)
-            total += self._dequantise(weight, f"{weight}_quantized", f"{weight}_DequantizeLinear_Output", weight)
+            total += _field(_strings(words) + _op(op) + attributes)
+            total += 0 if node.shared else self._integers(weight, part.shape)
+            back = f"{weight}_DequantizeLinear_Output"
+            total += self._dequantise(weight, f"{weight}_quantized", back, weight)
             if bias:
                 integers = f"{zeros}_quantized"
                 total += self._dequantise(zeros, integers, zeros, integers)
-                total += sum(self._tensor(n, part.shape[:1], 4) for n in (integers, *_pair(integers)))
+                total += sum(
+                    self._tensor(n, part.shape[:1], 4) for n in (integers, *_pair(integers))
+                )
             if not last:
                 total += self._quantise(out, f"{out}_QuantizeLinear_Output")
                 given = f"{out}_DequantizeLinear_Output"
-                words = [f"{out}_DequantizeLinear", f"{out}_QuantizeLinear_Output", *_pair(out), given]
+                words = [f"{out}_DequantizeLinear", f"{out}_QuantizeLinear_Output"]
+                words += [*_pair(out), given]
                 total += _field(_strings(words) + _op("DequantizeLinear"))
         self._memo[key] = total
         return total
@@ -405,7 +444,7 @@ def _op(op: str) -> int:
 
 def _scalar(name: str) -> int:
     """Mean bytes of a scale and a zero point of one number."""
-    return _field(2 + _field(len(name) + 9) + 5 + _BESIDE)
+    return 2 + len(name) + 19
 
 
 def _strings(words: list[str]) -> int:

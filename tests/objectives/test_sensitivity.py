@@ -1,0 +1,131 @@
+"""The table of single options: right, resumable, and only for its own network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+from small_networks import build
+from torch import nn
+
+from paretune.objectives.problem import Problem
+from paretune.objectives.replay import Replay
+from paretune.objectives.screen import Screen
+from paretune.objectives.sensitivity import EXAMPLES, Sensitivity, measure
+from paretune.objectives.sensitivity_page import sensitivity_page, sensitivity_rows
+from paretune.operators.normalise import reestimate
+from paretune.tasks.job import load_job
+
+JOB = {
+    "name": "sensitivity",
+    "task": {
+        "model": "paretune.tasks.vision:plain_cnn",
+        "model_args": {"convs": 4, "channels": 1, "size": 8, "width": 16},
+        "data": {"kind": "digits"},
+    },
+    "objectives": ["accuracy", "size_bytes"],
+}
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Screen:
+    torch.manual_seed(0)
+    problem = Problem.from_job(load_job(JOB))
+    return Screen.for_problem(problem, tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def table(screen: Screen) -> Sensitivity:
+    return measure(screen, 1e9)
+
+
+@pytest.mark.parametrize("name", ["residual", "dense", "depthwise", "grouped", "padded"])
+def test_skipping_what_ran_before_changes_nothing(name: str) -> None:
+    network, example = build(name)
+    inputs = torch.randn(4, *example.shape[1:])
+    replay = Replay(network, inputs)
+    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    skipped = 0
+    for changed in layers:
+        other, _ = build(name)
+        whole, _ = build(name)
+        for copy in (other, whole):
+            with torch.no_grad():
+                copy.get_submodule(changed).weight.mul_(0.5)
+        skipped += replay.skip(other, [changed])
+        with torch.no_grad():
+            assert torch.equal(other(inputs), whole(inputs))
+            assert not torch.equal(whole(inputs), replay.outputs)
+    assert skipped
+
+
+def test_damage_is_the_divergence_of_the_whole_network(screen: Screen, table: Sensitivity) -> None:
+    inputs = screen.calibration_inputs[:EXAMPLES]
+    compressor = screen.compressor
+    with torch.no_grad():
+        want = log_softmax(compressor.original(inputs).double().numpy(), axis=1)
+    from paretune.operators.normalise import input_moments
+
+    moments = input_moments(compressor.original, inputs)
+    for family in ("keep", "rank"):
+        name = next(n for n in table.damage if n.startswith(family))
+        work = compressor.shape(screen.space.plan({name: 1}))
+        reestimate(work.network, inputs, moments, work.lost)
+        with torch.no_grad():
+            got = log_softmax(work.network(inputs).double().numpy(), axis=1)
+        kl = (np.exp(want) * (want - got)).sum(1).mean()
+        assert table.damage[name][1] == pytest.approx(kl, rel=1e-3, abs=1e-7)
+
+
+def test_rows_start_at_zero_and_never_fall(screen: Screen, table: Sensitivity) -> None:
+    assert table.fits(screen.space)
+    for name, row in table.damage.items():
+        assert row[0] == 0 and (np.diff(row) >= 0).all(), name
+        assert table.measured[name] == tuple(range(1, len(row)))
+    assert table.seconds > 0 and table.evaluations > 0
+
+
+def test_json_round_trip(table: Sensitivity) -> None:
+    again = Sensitivity.from_json(json.loads(json.dumps(table.to_json())))
+    assert again.to_json() == table.to_json()
+
+
+def test_a_killed_pass_goes_on(screen: Screen, table: Sensitivity, tmp_path: Path) -> None:
+    calls: list[int] = []
+    whole = measure(screen, 1e9, tmp_path, lambda done, of: calls.append(done))
+    (file,) = tmp_path.glob("sensitivity-*.jsonl")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert len(calls) == sum(len(row) - 1 for row in whole.damage.values()) == len(lines) - 1
+    file.write_text("\n".join(lines[:6]) + "\n" + lines[6][:9], encoding="utf-8")
+    calls.clear()
+    again = measure(screen, 1e9, tmp_path, lambda done, of: calls.append(done))
+    assert len(calls) == len(lines) - 6
+    for name, row in table.damage.items():
+        assert again.damage[name] == pytest.approx(row, rel=1e-6, abs=1e-9)
+    calls.clear()
+    assert measure(screen, 1e9, tmp_path).key == again.key
+    assert not calls
+
+
+def test_a_small_budget_interpolates(screen: Screen, table: Sensitivity) -> None:
+    sparse = measure(screen, 1.0)
+    assert sum(map(len, sparse.measured.values())) < sum(map(len, table.measured.values()))
+    assert sparse.fits(screen.space)
+    assert all((np.diff(row) >= 0).all() for row in sparse.damage.values())
+
+
+def test_another_network_has_a_table_of_its_own(screen: Screen, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    other = Screen.for_problem(Problem.from_job(load_job(JOB)), tmp_path)
+    first, second = measure(screen, 1.0, tmp_path), measure(other, 1.0, tmp_path)
+    assert first.key != second.key
+    assert len(list(tmp_path.glob("sensitivity-*.jsonl"))) == 2
+
+
+def test_the_page_needs_no_network(screen: Screen, table: Sensitivity) -> None:
+    rows = sensitivity_rows(screen.space, screen.costs, table)
+    assert len(rows) == sum(len(row) - 1 for row in table.damage.values())
+    page = sensitivity_page(screen.space, rows, "a <job>")
+    assert "a &lt;job&gt;" in page and "Plotly" in page and 'src="http' not in page
