@@ -73,6 +73,8 @@ class PlainDisplay(QuietDisplay):
     def lines(self, event: Event) -> list[str]:
         """The event in words."""
         evaluation = event.evaluation
+        if event.kind == "preparing":
+            return [event.note]
         if event.kind == "baseline" and evaluation is not None:
             return self._opening_lines(event, evaluation)
         if event.kind == "resumed":
@@ -156,6 +158,8 @@ class LiveDisplay(PlainDisplay):
     def on_event(self, event: Event) -> None:
         """Redraw; only the opening and the end stay on the screen."""
         progress = event.progress
+        if event.kind == "preparing":
+            self._bar.update(self._task, note=event.note)
         if event.kind in ("baseline", "resumed"):
             self._say(event)
         if event.kind in ("baseline", "resumed", "trial"):

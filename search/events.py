@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..objectives.evaluation import Evaluation
 
-KINDS = ("baseline", "resumed", "trial", "confirming", "confirmed", "ended")
+KINDS = ("preparing", "baseline", "resumed", "trial", "confirming", "confirmed", "ended")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Progress:
 class Event:
     """One thing that happened; it is on the disk already.
 
-    kind: ``baseline`` (the identity plan is measured), ``resumed`` (earlier trials were found),
+    kind: ``preparing`` (before the first trial; note: how far),
+        ``baseline`` (the identity plan is measured), ``resumed`` (earlier trials were found),
         ``trial`` (one finished, or failed), ``confirming`` (the search is over, the front is
         measured again), ``confirmed`` (one point was), ``ended`` (note: why).
     number: of the trial. seconds: wall time of the evaluation. note: one line for people.

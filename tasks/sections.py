@@ -148,7 +148,7 @@ class SearchSection(Section):
     trials: Annotated[int, Field(ge=1, le=100_000)] = 100
     timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
     patience: PatienceSection | None = None
-    sampler: Text = "nsga2"
+    sampler: Text = "guided"
     screen: Annotated[int, Field(ge=0, le=1000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     workers: Annotated[int, Field(ge=1, le=64)] = 1
