@@ -18,7 +18,7 @@ from paretune.search.guidance import Guidance
 from paretune.spaces.plan import CompressionPlan
 from paretune.tasks.job import load_job
 
-EXAMPLES = 256  # search images of one evaluation
+EXAMPLES = 96  # search images of one evaluation, as in a search
 
 
 def job_of(depth: int) -> dict[str, Any]:
