@@ -22,13 +22,14 @@ from .display import Opening, make_display
 from .driver import Budget, Driver
 from .events import Event, Listener, Progress
 from .guidance import Guidance
+from .guide import Guide
 from .interrupt import Interrupt
 from .pool import Pool
 from .preparation import EACH, SCREENING, prepare
 from .proposer import Proposer
 from .samplers import check_sampler, default_population, make_sampler
 from .scout import Scout
-from .stopping import Patience
+from .stopping import Patience, constant_objectives
 
 FACTORY = "paretune.objectives.evaluate:Evaluator.from_job"
 FALLBACK = "nsga2"
@@ -132,6 +133,9 @@ class Search:
             )
             try:
                 driver.run()
+                measured = [row.evaluation for row in study.rows("measure")]
+                for name in constant_objectives(measured, problem.objectives):
+                    say(f"{name} is the same for all trials: it decides nothing")
             except BaseException:
                 with suppress(Exception):  # the error at hand matters more
                     _write_front(study)
@@ -198,6 +202,8 @@ class Search:
         if guidance is None:
             presets = space.presets()
             return Proposer(space, objectives, constraints, sampler, search.seed, presets)
+        if not Guide(guidance, objectives, constraints, search.seed).feasible:
+            say("no values within reach meet the constraints: the whole front is searched")
         scout = (
             Scout(guidance, objectives, constraints, space.plan, each, search.seed)
             if each

@@ -21,6 +21,7 @@ FIRST = 4
 """The first turn screens this many times as much as the others: it also teaches the surrogate."""
 _SCREEN, _CHOICE = 1, 2  # streams of random numbers
 _ERROR = 0.01  # of a screened accuracy beside the measured one, before any trial tells
+_LATEST = 512  # screened candidates among which one is chosen
 _LATE = 24  # true results from which their own scatter is believed
 
 
@@ -134,7 +135,7 @@ class Scout:
         """The genotype for trial ``number``; None when no screened candidate is left."""
         self._close_turn()
         gone = self._dropped | set(self._asked.values())
-        waiting = [key for key in self._candidates if key not in gone]
+        waiting = [key for key in self._candidates if key not in gone][-_LATEST:]
         if not waiting:
             return None
         rng = np.random.default_rng([self._seed, number, _CHOICE])

@@ -11,6 +11,7 @@ from ..objectives.dominance import non_dominated
 from ..objectives.evaluation import Evaluation
 from ..objectives.expression import Expression
 from ..objectives.hypervolume import normalized_hypervolume, ratios
+from ..objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,14 @@ class Stagnation:
                 f"the hypervolume grew by at most {self._patience.growth:g} % "
                 f"over the last {span} trials"
             )
+
+
+def constant_objectives(
+    evaluations: Sequence[Evaluation], objectives: Sequence[Objective], least: int = 5
+) -> list[str]:
+    """Names of the objectives that came out the same for all usable trials, if these are at least
+    ``least``: such an objective decides nothing."""
+    values = [e.values for e in evaluations if not e.failed]
+    if len(values) < least:
+        return []
+    return [o.name for o in objectives if len({v.get(o.name) for v in values}) == 1]

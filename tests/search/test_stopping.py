@@ -6,7 +6,7 @@ import pytest
 from paretune.objectives.evaluation import Evaluation
 from paretune.objectives.expression import Expression
 from paretune.objectives.hypervolume import normalized_hypervolume
-from paretune.search.stopping import Patience, Stagnation
+from paretune.search.stopping import Patience, Stagnation, constant_objectives
 from paretune.spaces.plan import CompressionPlan
 
 BASE = {"accuracy": 0.9, "size_bytes": 100.0, "macs": 10.0}
@@ -57,6 +57,16 @@ def test_what_meets_no_constraint_is_no_growth():
     found = [point(0.5, 100 - n) for n in range(50)]
     goal = Expression.parse("accuracy >= 0.8")
     assert ends_at(found, Patience(5), constraints=(goal,)) == 5
+
+
+def test_constant_objectives_are_named():
+    from paretune.objectives.objective import Objective
+
+    objectives = [Objective(n, {}) for n in ("accuracy", "size_bytes", "macs")]
+    found = [point(0.9 - 0.1 * n, 100 - n) for n in range(6)]
+    found.append(Evaluation.failure(PLAN, "no"))
+    assert constant_objectives(found, objectives) == ["macs"]
+    assert constant_objectives(found[:4], objectives) == []
 
 
 def test_the_driver_stops_and_says_why(bench, fakes, tmp_path):
