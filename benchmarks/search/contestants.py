@@ -18,10 +18,11 @@ from paretune.search.guide import Focus
 from paretune.search.guided import VALUES, GuidedSampler
 from paretune.search.samplers import make_sampler
 
-PLAIN = ("random", "qmc", "nsga2", "nsga3", "tpe", "tpe-multivariate", "gp")
+PLAIN = ("nsga2", "tpe", "nsga3", "tpe-multivariate", "random", "qmc", "gp")
 GP_CAP_S = 240.0  # of its own time; then its run ends
 OURS: dict[str, Focus] = {
     "guided": Focus(),
+    "guided, more focus": Focus(useful=0.8),
     "guided, no seeds": Focus(seeds=False),
     "guided, no surrogate": Focus(surrogate=False),
     "guided, no focus": Focus(useful=0.0),
@@ -44,7 +45,7 @@ def contestants() -> list[Contestant]:
     ours = [Contestant(name, focus=focus) for name, focus in OURS.items()]
     seeded = [Contestant(f"{name} + presets", name, True) for name in PLAIN]
     plain = [Contestant(name, name) for name in PLAIN]
-    return [ours[0], *reversed(seeded[:-1]), *ours[1:], *plain[:-1], seeded[-1], plain[-1]]
+    return [*ours[:2], *seeded[:-1], *ours[2:], *plain[:-1], seeded[-1], plain[-1]]
 
 
 def compete(
