@@ -11,7 +11,7 @@ JOB = {
     "name": "toy digits",
     "task": {
         "model": "paretune.tasks.vision:plain_cnn",
-        "model_args": {"convs": 3, "channels": 1, "size": 8, "width": 16},
+        "model_args": {"convs": 4, "channels": 1, "size": 8, "width": 16},
         "data": {"kind": "digits"},
     },
     "objectives": ["accuracy", "size_bytes", "macs"],
