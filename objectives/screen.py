@@ -1,17 +1,13 @@
 """A candidate tried cheaply and truthfully: in torch, rounded as its exported file would be.
 
-Nothing is exported. The float32 form of a plan (cut, factorised, BatchNorm re-estimated and folded)
-is kept for the plans that differ from it in bits only. Activation ranges come from the pass that
-re-estimates BatchNorm, corrected by what more examples add on the uncompressed network; a plan that
-changes bits only gets the very ranges of the exporter.
+Nothing is exported; see :mod:`paretune.operators.rounded_network` for what is kept and shared.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..operators.compress import Compressor
-from ..operators.fake_quantise import batchnorm_pairs
-from ..operators.normalise import input_moments, reestimate
-from ..operators.rounded import Range, RoundedLayer, fold, wrap_layers
+from ..operators.rounded_network import RoundedNetworks
 from ..spaces.plan import CompressionPlan
-from ..targets.onnx_export import export_model
-from ..targets.onnx_flow import Reader, read_flow
-from ..targets.target import Bits, Target
+from ..targets.target import Target
 from ..tasks.job import load_job
 from ..tasks.task import Task
 from .costs import CostModel
@@ -36,8 +28,6 @@ EXAMPLES, FIRST = 96, 32
 """Search examples a candidate is scored on, and those after which it may be dropped."""
 CALIBRATION = 32
 """Training examples for BatchNorm and ranges of a cut or factorised candidate."""
-KEPT = 48
-"""Float32 forms that are remembered."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +44,6 @@ class Screened:
     values: dict[str, float]
     seconds: float
     examples: int
-
-
-@dataclass
-class _Form:
-    """The float32 form of a plan: network with layers wrapped, and each layer's ranges."""
-
-    network: nn.Module
-    layers: dict[str, RoundedLayer]
-    given: dict[str, Range]
-    made: dict[str, Range]
 
 
 @dataclass(frozen=True)
@@ -108,18 +88,12 @@ class Screen:
     ) -> None:
         self.task, self.target, self.compressor, self.costs = task, target, compressor, costs
         self.space = compressor.space
-        original = compressor.original
-        self.pairs = batchnorm_pairs(original, task.example)
-        self._flow = read_flow(export_model(original, task.example))
-        self._most = 64 if getattr(target, "reduce_range", False) else 127
         self.calibration_inputs = calibration_inputs
-        self._inputs = calibration_inputs[:calibration]
-        self._moments = input_moments(original, self._inputs)
-        self._forms: OrderedDict[str, _Form] = OrderedDict()
-        self._growth: dict[tuple[str, str], tuple[float, float]] = {}
-        self._learn_ranges(calibration_inputs)
-        self._whole, slices = self._score_original(examples)
-        self._slices = slices
+        most = 64 if getattr(target, "reduce_range", False) else 127
+        self.networks = RoundedNetworks(
+            compressor, task.example, calibration_inputs, calibration, most
+        )
+        self._whole, self._slices = self._score_original(examples)
 
     @classmethod
     def from_job(cls, job: Mapping[str, Any], folder: str) -> Screen:
@@ -146,131 +120,15 @@ class Screen:
         Raises CandidateError when the plan cannot be carried out.
         """
         begin = time.thread_time()
-        with torch.no_grad():
-            form = self._form(plan)
-            self._round(form, plan)
-            try:
-                values, examples = self._score(form.network, stop_below)
-            finally:
-                for layer in form.layers.values():
-                    layer.restore()
+        with self.networks.rounded(plan) as network, torch.no_grad():
+            values, examples = self._score(network, stop_below)
         values |= self.costs.costs(plan)
         return Screened(plan, values, time.thread_time() - begin, examples)
 
     def outputs(self, plan: CompressionPlan, inputs: Tensor) -> Tensor:
         """Outputs of the rounded torch candidate for inputs (n, ...) float32."""
-        with torch.no_grad():
-            form = self._form(plan)
-            self._round(form, plan)
-            try:
-                return form.network(inputs)  # type: ignore[no-any-return]
-            finally:
-                for layer in form.layers.values():
-                    layer.restore()
-
-    def forget(self) -> None:
-        """Drop the remembered float32 forms."""
-        self._forms.clear()
-
-    def round_only(self, network: nn.Module, plan: CompressionPlan, name: str) -> None:
-        """Fold and round one layer of an uncut copy of the network, in place, as ``plan`` says."""
-        fold(network, {bn: conv for bn, conv in self.pairs.items() if conv == name})
-        layer = wrap_layers(network, {name})[name]
-        identity = self._form(self.space.identity)
-        form = _Form(network, {name: layer}, identity.given, identity.made)
-        self._round(form, plan)
-
-    # -- the float32 form -------------------------------------------------------------------
-
-    def _form(self, plan: CompressionPlan) -> _Form:
-        whole = {n: replace(c, weight_bits=32, activation_bits=32) for n, c in plan.layers.items()}
-        plain = CompressionPlan(plan.groups, whole)
-        key = plain.fingerprint
-        if key in self._forms:
-            self._forms.move_to_end(key)
-            return self._forms[key]
-        form = self._build(plain, self._inputs)
-        self._forms[key] = form
-        while len(self._forms) > KEPT:
-            self._forms.popitem(last=False)
-        return form
-
-    def _build(self, plan: CompressionPlan, inputs: Tensor) -> _Form:
-        """Cut, factorise, re-estimate, fold, and see the ranges of each layer.
-
-        BatchNorm is folded after the pass that re-estimates it, which also sees the ranges.
-        """
-        work = self.compressor.shape(plan)
-        network = work.network
-        made, given = _watch_ranges(network, self.pairs)
-        changed = work.lost or any(c.method for c in plan.layers.values())
-        kind = self.compressor.normalise
-        if changed and kind != "none" and self._moments:
-            reestimate(network, inputs, self._moments, work.lost, kind)
-        else:
-            network(inputs)
-        for hook in (*given.hooks, *made.hooks):
-            hook.remove()
-        fold(network, self.pairs)
-        layers = wrap_layers(network)
-        form = _Form(network, layers, {}, {})
-        for name in layers:
-            if name in given.seen:
-                form.given[name] = self._grown(name, "given", given.seen[name])
-                form.made[name] = self._grown(name, "made", made.seen[name])
-        return form
-
-    def _grown(self, name: str, side: str, seen: Range) -> Range:
-        """A range as the exporter's examples would show it."""
-        low, high = self._growth.get((name, side), (1.0, 1.0))
-        return seen[0] * low, seen[1] * high
-
-    def _learn_ranges(self, inputs: Tensor) -> None:
-        """How much wider the exporter's examples make each range, on the uncompressed network."""
-        few = self._build(self.space.identity, self._inputs)
-        with torch.no_grad():
-            network = self.compressor.shape(self.space.identity).network
-            made, given = _watch_ranges(network, self.pairs)
-            for start in range(0, len(inputs), 32):
-                network(inputs[start : start + 32])
-            for hook in (*given.hooks, *made.hooks):
-                hook.remove()
-        for side, seen, before in (("given", given.seen, few.given), ("made", made.seen, few.made)):
-            for name, (low, high) in seen.items():
-                was = before[name]
-                self._growth[name, side] = (_ratio(low, was[0]), _ratio(high, was[1]))
-
-    # -- rounding and scoring ----------------------------------------------------------------
-
-    def _round(self, form: _Form, plan: CompressionPlan) -> None:
-        bits = self.compressor.bits(plan, form.given)
-        for name, layer in form.layers.items():
-            wanted = bits.get(name, Bits())
-            if wanted.weight >= 16 or name not in form.given:
-                continue
-            if wanted.activation >= 16:
-                layer.round(wanted.weight, None, None)
-                continue
-            bounds, seen = self._output(name, bits)
-            made = form.made[name]
-            if bounds is not None:
-                made = max(made[0], bounds[0]), min(made[1], bounds[1])
-            most = self._most if wanted.weight == 8 else 0
-            layer.round(wanted.weight, form.given[name], made if seen else None, most)
-
-    def _output(
-        self, name: str, bits: Mapping[str, Bits]
-    ) -> tuple[tuple[float, float] | None, bool]:
-        """Bounds that the layer's own rounding takes over, and whether it must be rounded: not
-        where every reader is a layer that rounds the same tensor itself."""
-        flow = self._flow.get(name)
-        if flow is None:
-            flow = self._flow.get(name.rpartition(".")[0])
-            if flow is None or _next(name) in bits:
-                return None, False  # the next factor rounds it
-        readers = _factored(flow, bits)
-        alone = readers is not None and all(bits[r].activation < 16 for r in readers)
-        return flow.bounds, not alone
+        with self.networks.rounded(plan) as network, torch.no_grad():
+            return network(inputs)  # type: ignore[no-any-return]
 
     def _score(self, network: nn.Module, stop_below: float | None) -> tuple[dict[str, float], int]:
         name = self.task.score.name
@@ -310,61 +168,6 @@ class Screen:
             value = task.score.measure(task.network_predict, slice_).values[name]
             out.append((slice_, value, want))
         return whole, out
-
-
-def _factored(flow: Reader, bits: Mapping[str, Bits]) -> tuple[str, ...] | None:
-    """The readers of a layer's result under the names they have once factorised."""
-    if flow.readers is None:
-        return None
-    names = tuple(r.partition("#")[0] for r in flow.readers)
-    names = tuple(n if n in bits else f"{n}.0" for n in names)
-    return names if all(n in bits for n in names) else None
-
-
-@dataclass
-class _Ranges:
-    seen: dict[str, Range] = field(default_factory=dict)
-    hooks: list[Any] = field(default_factory=list)
-
-    def add(self, name: str, x: Tensor) -> None:
-        low, high = (float(v) for v in torch.aminmax(x))
-        before = self.seen.get(name, (low, high))
-        self.seen[name] = min(low, before[0]), max(high, before[1])
-
-
-def _watch_ranges(network: nn.Module, pairs: Mapping[str, str]) -> tuple[_Ranges, _Ranges]:
-    """(made, given): smallest and largest output and input of each layer in the passes to come; a
-    layer with a BatchNorm to fold makes what the BatchNorm makes."""
-    made, given = _Ranges(), _Ranges()
-    norm_of = {conv: bn for bn, conv in pairs.items()}
-    names = {name for name, _ in network.named_modules()}
-    for name, module in network.named_modules():
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-            continue
-
-        def before(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            given.add(name, args[0])
-
-        def after(_: nn.Module, __: tuple[Tensor, ...], out: Tensor, name: str = name) -> None:
-            made.add(name, out)
-
-        given.hooks.append(module.register_forward_pre_hook(before))
-        owner = name if name in norm_of else name.rpartition(".")[0]
-        source = module
-        if owner in norm_of and (owner == name or _next(name) not in names):
-            source = network.get_submodule(norm_of[owner])
-        made.hooks.append(source.register_forward_hook(after))
-    return made, given
-
-
-def _next(name: str) -> str:
-    """The name of the factor after this one: ``conv.1`` after ``conv.0``."""
-    parent, _, leaf = name.rpartition(".")
-    return f"{parent}.{int(leaf) + 1}" if leaf.isdigit() else ""
-
-
-def _ratio(more: float, fewer: float) -> float:
-    return max(1.0, more / fewer) if abs(fewer) > 1e-12 and more * fewer > 0 else 1.0
 
 
 def _spread(count: int, wanted: int) -> Tensor:

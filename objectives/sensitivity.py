@@ -154,9 +154,9 @@ class _Probe:
     def unit_seconds(self) -> float:
         """What one screened candidate costs: a plan with the first option of everything."""
         plan = self._space.plan(dict.fromkeys(self._space.parameters, 1))
-        self._screen.forget()
+        self._screen.networks.forget()
         self._screen.screen(plan)
-        self._screen.forget()
+        self._screen.networks.forget()
         return self._screen.screen(plan).seconds
 
     def damage(self, name: str, option: int) -> float:
@@ -171,8 +171,8 @@ class _Probe:
             work = self._screen.compressor.shape(plan)
             changed = self._readers[layer] if family == "keep" else {layer}
             if family == "bits":
-                self._screen.round_only(work.network, plan, layer)
-                changed |= {bn for bn, conv in self._screen.pairs.items() if conv == layer}
+                self._screen.networks.round_only(work.network, plan, layer)
+                changed |= {bn for bn, conv in self._screen.networks.pairs.items() if conv == layer}
             self._replay.skip(work.network, changed)
             outputs = []
             hook = work.network.register_forward_hook(lambda _, __, out: outputs.append(out))

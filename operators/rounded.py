@@ -29,17 +29,15 @@ def affine_of(low: float, high: float) -> Affine:
 class RoundedLayer(nn.Module):
     """A convolution or linear layer that is rounded when it is told to be.
 
-    layer: the float32 layer, BatchNorm folded. low, high: of its input seen since :meth:`watch`;
-    out_low, out_high: of its output.
+    layer: the float32 layer, BatchNorm folded.
     """
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer: Any = layer
-        self.low = self.high = self.out_low = self.out_high = 0.0
-        self._weight, self._bias = _plain(self.layer.weight), _plain(self.layer.bias)
         self._input: Affine | None = None
         self._output: Affine | None = None
+        self.restore()
 
     def forward(self, x: Tensor) -> Tensor:
         if self._input is not None:
@@ -52,7 +50,9 @@ class RoundedLayer(nn.Module):
 
     def restore(self) -> None:
         """Plain float32 again."""
-        self._weight, self._bias = _plain(self.layer.weight), _plain(self.layer.bias)
+        bias = self.layer.bias
+        self._weight: Tensor = self.layer.weight.detach()
+        self._bias: Tensor | None = None if bias is None else bias.detach()
         self._input = self._output = None
 
     def round(
@@ -61,22 +61,17 @@ class RoundedLayer(nn.Module):
         """Round weights to ``weight_bits``, the input to 8 bits of its range ``given`` and the
         output of its range ``made`` (None: not rounded). most: the largest integer of a weight
         (0: what the bits allow)."""
-        weight = self.layer.weight.detach()
+        weight, bias = self.layer.weight.detach(), self.layer.bias
         most = most or 2 ** (weight_bits - 1) - 1
         flat = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / most
         scale = flat.reshape(-1, *[1] * (weight.dim() - 1))
         self._weight = torch.round(weight / scale).clamp_(-most, most).mul_(scale)
-        self._bias = _plain(self.layer.bias)
+        self._bias = None if bias is None else bias.detach()
         self._input = None if given is None else affine_of(*given)
         self._output = None if made is None else affine_of(*made)
         if self._input is not None and self._bias is not None:
             step = flat * self._input.scale
             self._bias = torch.round(self._bias / step).mul_(step)
-
-
-def _plain(parameter: Tensor | None) -> Tensor | None:
-    """A parameter's values as a tensor that a module does not register."""
-    return None if parameter is None else parameter.detach()
 
 
 def _rounded(x: Tensor, affine: Affine) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.problem import Problem
 from paretune.objectives.screen import Screen
+from paretune.operators.compress import NORMALISE_EXAMPLES
 from paretune.tasks.job import load_job
 
 JOB = {
@@ -41,7 +42,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Evaluator,
     trained(problem)
     folder = tmp_path_factory.mktemp("study")
     evaluator = Evaluator.for_problem(problem, folder)
-    return problem, evaluator, Screen.for_problem(problem, folder, evaluator.compressor)
+    screen = Screen.for_problem(
+        problem, folder, evaluator.compressor, calibration=NORMALISE_EXAMPLES
+    )
+    return problem, evaluator, screen
 
 
 def real_outputs(evaluator: Evaluator, plan: object, inputs: torch.Tensor) -> np.ndarray:
