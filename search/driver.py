@@ -121,8 +121,7 @@ class Driver:
                 )
             self._study.add(BASELINE, baseline)
         self._baseline = baseline
-        if self._proposer.scout is not None:
-            self._proposer.scout.begin(baseline.values)
+        self._proposer.begin(baseline)
         if self._budget.patience is not None:
             self._stagnation = Stagnation(
                 self._budget.patience, baseline.values, self._proposer.constraints

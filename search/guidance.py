@@ -81,6 +81,27 @@ class Guidance:
         return out
 
 
+def screenable(objectives: Sequence[Objective], table: CostTable) -> list[Objective]:
+    """The same objectives, each as what a screen can tell of it: the accuracy for its drop, the
+    bytes for their ratio, and where the table has no latency, the MACs."""
+    out = []
+    for objective in objectives:
+        name = {"accuracy_drop": "accuracy", "loss": "divergence"}.get(
+            objective.name, objective.name
+        )
+        out.append(Objective(name if name in SCORES else table.names[_column(name, table)], {}))
+    return out
+
+
+def _column(name: str, table: CostTable) -> int:
+    """The column of the table that a cost follows. Raises InputError when there is none."""
+    source = _OF.get(name, (name, False))[0]
+    for known in (source, "latency_ms", "macs", "size_bytes"):
+        if known in table.names:
+            return table.names.index(known)
+    raise InputError("objectives", f"nothing predicts {name!r}", "use another sampler")
+
+
 class Axes:
     """Objectives as (loss of score, ratio to the baseline ...), less is better everywhere.
 
@@ -97,7 +118,7 @@ class Axes:
         self.lengths = _SHARES if share else _NATS
         self.ratio = RATIO
         self.names = [n for n in named if n not in SCORES]
-        self._columns = [self._column(name) for name in self.names]
+        self._columns = [_column(name, self._table) for name in self.names]
 
     @property
     def count(self) -> int:
@@ -168,10 +189,3 @@ class Axes:
         source, inverse = _OF.get(name, (name, False))
         found = float(self._base.get(source, 1.0))
         return 1.0 / found if inverse and found else found
-
-    def _column(self, name: str) -> int:
-        source = _OF.get(name, (name, False))[0]
-        for known in (source, "latency_ms", "macs", "size_bytes"):
-            if known in self._table.names:
-                return self._table.names.index(known)
-        raise InputError("objectives", f"nothing predicts {name!r}", "use another sampler")

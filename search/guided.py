@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,11 +49,19 @@ class GuidedSampler(BaseSampler):
         self._space: dict[str, BaseDistribution] = {
             name: IntDistribution(0, count - 1) for name, count in guidance.parameters.items()
         }
-        self._fresh = lambda: Guide(guidance, objectives, constraints, seed, focus)
+        self._guidance, self._constraints, self._focus = guidance, tuple(constraints), focus
         self._guide = self._fresh()
         self._learnt: set[int] = set()  # ids of the trials the guide has seen
         self._tried: set[bytes] = set()  # their genotypes, and the unchanged network's
         self._study: tuple[int, int] | None = None
+
+    def begin(self, baseline: Mapping[str, float]) -> None:
+        """The unchanged network's values as measured, which objectives are compared with."""
+        self._guidance = replace(self._guidance, base={**self._guidance.base, **baseline})
+        self._guide, self._study = self._fresh(), None
+
+    def _fresh(self) -> Guide:
+        return Guide(self._guidance, self._objectives, self._constraints, self._seed, self._focus)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

@@ -26,7 +26,7 @@ from ..objectives.expression import Expression
 from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from ..trackers.ask import Ask
-from .guided import VALUES
+from .guided import VALUES, GuidedSampler
 from .samplers import distributions, reseed
 from .scout import Errand, Scout
 
@@ -102,6 +102,12 @@ class Proposer:
     def next_number(self) -> int:
         """The number of the next ask."""
         return len(self._genotypes)
+
+    def begin(self, baseline: Evaluation) -> None:
+        """The unchanged network as measured: for those that compare with it."""
+        for one in (self.scout, self._sampler):
+            if isinstance(one, Scout | GuidedSampler):
+                one.begin(baseline.values)
 
     def errands(self, number: int) -> list[Errand]:
         """What must be screened before that ask, for the first time it is looked at."""

@@ -13,7 +13,7 @@ from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from ..trackers.screened import Screened
 from .acquisition import Region, chances, pick
-from .guidance import Axes, Guidance
+from .guidance import Axes, Guidance, screenable
 from .guide import Focus, Guide
 from .knapsack import Floats, Ints
 
@@ -66,7 +66,8 @@ class Scout:
         self._guidance, self._constraints = guidance, tuple(constraints)
         self._objectives, self._focus = objectives, focus or Focus()
         self._each, self._seed, self._plan = each, seed, plan
-        self._guide = Guide(guidance, objectives, constraints, seed, focus)
+        seen = screenable(objectives, guidance.table)
+        self._guide = Guide(guidance, seen, constraints, seed, focus)
         self._recorded: dict[tuple[int, int], Screened] = {}
         self._turn = -1  # the last turn that was opened
         self._open: dict[int, Errand] = {}  # of the turn: place -> not screened yet
@@ -78,8 +79,7 @@ class Scout:
         self._twins: dict[str, Screened] = {}  # plan's fingerprint -> what its first screen found
         self._told: dict[int, Floats] = {}
         self._learnt = 0
-        self._axes = Axes(guidance, objectives)
-        self._true_axes = self._axes
+        self._true_axes = Axes(guidance, objectives)
         self._region: Region | None = None
 
     def begin(self, baseline: Mapping[str, float]) -> None:
@@ -178,7 +178,7 @@ class Scout:
     def _correction(self) -> tuple[tuple[Floats, Floats], float]:
         """(shift, factor) of screened points and the error of their loss, from told trials that
         were screened: a median for the loss, a ratio of medians for the other axes."""
-        axes = self._axes.count
+        axes = self._true_axes.count
         shift, factor = np.zeros(axes), np.ones(axes)
         both = [
             (self._candidates[self._asked[n]], point)
