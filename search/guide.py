@@ -123,7 +123,10 @@ class Guide:
             float(divergence_of(np.array(loss), score)) if found is None else float(found)
         )
         known.points.append(point)
-        known.feasible.append(all(c.holds(values) for c in self._constraints))
+        shown = {**self._axes.values(point), **values}  # what no one measured constrains nothing
+        known.feasible.append(
+            all(c.holds(shown) for c in self._constraints if set(c.names) <= set(shown))
+        )
         if known.feasible[-1]:
             known.stand(len(known.points) - 1)
         self._region.dominate(point)
