@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 from .knapsack import Floats
 
@@ -84,15 +85,13 @@ def _sampled(
 def chances(loss: Floats, error: Floats, ratios: Floats, points: Floats) -> Floats:
     """(candidates, points): the probability that a candidate dominates a point.
 
-    Its ratios are taken as certain, its loss as logistic about the expected one.
+    Its ratios are taken as certain, its loss as normally distributed about the expected one.
     """
     below = np.ones((len(loss), len(points)), dtype=bool)
     for axis in range(ratios.shape[1]):
         below &= ratios[:, axis][:, None] <= points[:, axis + 1][None, :]
-    z = (points[:, 0][None, :] - loss[:, None]) * (1.702 / error)[:, None]
-    out = np.zeros(below.shape)
-    out[below] = 1.0 / (1.0 + np.exp(-np.clip(z[below], -30.0, 30.0)))
-    return out
+    z = (points[:, 0][None, :] - loss[:, None]) / error[:, None]
+    return np.asarray(np.where(below, ndtr(z), 0.0))
 
 
 def pick(chance: Floats, weights: Floats, count: int, bonus: Floats) -> list[int]:

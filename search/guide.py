@@ -253,7 +253,7 @@ class Guide:
                 seen = np.array([known.points[i][1:] for i in parents])
                 ratios[has] *= (seen / np.maximum(self._axes.ratios(rows), 1e-9))[index]
         loss, error = self._model.loss(divergence)
-        return chances(loss, np.where(origin >= 0, error, 1.5 * error), ratios, points)
+        return chances(loss, np.where(origin >= 0, error, 1.25 * error), ratios, points)
 
     def _located(self) -> bool:
         """Whether some constraint speaks of what the axes show."""

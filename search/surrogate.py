@@ -19,6 +19,12 @@ _PRIOR = 0.15  # weight of a point of the prior curve beside that of a true resu
 _PARENT_FLOOR, _PARENT_POWER = 0.02, 0.7
 
 
+ERRORS_AT = np.array([0.02, 0.1, 0.3, 0.6])
+"""Losses around which the error of a prediction is estimated, each from results of its own."""
+_ERRORS_BEFORE = np.array([0.015, 0.03, 0.06, 0.08])  # until results tell
+_BEFORE = 4.0  # results that this prior is worth
+
+
 def divergence_of(loss: Floats, score: float) -> Floats:
     """The divergence that usually goes with a loss of score, where only the score is known."""
     left = np.clip(1.0 - np.asarray(loss) / max(score, 1e-6), 0.02, 1.0)
@@ -35,13 +41,13 @@ class Surrogate:
     its parent's error.
 
     damage: (parameters, options), padded. weights: (parameters,). knots: the curve from divergence
-    to loss. spread: error of a predicted loss, in units of 0.01 + half the loss.
+    to loss. errors: standard errors of a predicted loss at the losses of ERRORS_AT.
     """
 
     damage: Floats
     weights: Floats
     knots: tuple[Floats, Floats]
-    spread: float
+    errors: Floats
 
     @classmethod
     def fit(
@@ -62,12 +68,7 @@ class Surrogate:
         y = np.concatenate([loss, score * (1 - np.exp(-_DECAY * prior))])
         trust = np.concatenate([np.ones(len(loss)), np.full(len(prior), _PRIOR)])
         knots = _curve(x, y, trust)
-        spread = 1.0
-        if len(loss) >= LEAST_TRIALS:
-            guess = np.interp(predicted, *knots)
-            scaled = (loss - guess) / (0.01 + 0.5 * np.maximum(guess, 0.0))
-            spread = float(np.clip(np.sqrt(np.mean(np.clip(scaled, -2, 2) ** 2)), 0.2, 1.5))
-        return cls(damage, weights, knots, spread)
+        return cls(damage, weights, knots, _errors(loss, np.interp(predicted, *knots)))
 
     def divergence(self, genotypes: Ints) -> Floats:
         """(n, parameters) -> (n,) nats."""
@@ -81,7 +82,16 @@ class Surrogate:
     def loss(self, divergence: Floats) -> tuple[Floats, Floats]:
         """Expected loss of score and its standard error."""
         mean = np.interp(divergence, *self.knots)
-        return mean, self.spread * (0.01 + 0.5 * np.maximum(mean, 0.0))
+        return mean, np.interp(mean, ERRORS_AT, self.errors)
+
+
+def _errors(loss: Floats, guess: Floats) -> Floats:
+    """Root mean squares of the residuals in the band around each of ERRORS_AT. One error for all
+    would promise that broken networks might as well be fine."""
+    band = np.searchsorted((ERRORS_AT[1:] + ERRORS_AT[:-1]) / 2, guess)
+    squares = np.bincount(band, (loss - guess) ** 2, len(ERRORS_AT))
+    count = np.bincount(band, minlength=len(ERRORS_AT))
+    return np.sqrt((squares + _BEFORE * _ERRORS_BEFORE**2) / (count + _BEFORE))
 
 
 def _features(damage: Floats, genotypes: Ints) -> Floats:
