@@ -105,7 +105,11 @@ def search(
     workers: Annotated[
         Optional[int], typer.Option(min=1, max=64, help="Worker processes.")  # noqa: UP045
     ] = None,
-    sampler: Annotated[Optional[str], typer.Option(help="nsga2, nsga3, tpe, gp ...")] = None,  # noqa: UP045
+    sampler: Annotated[Optional[str], typer.Option(help="guided, nsga2, tpe, gp ...")] = None,  # noqa: UP045
+    patience: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Stop when the hypervolume grew by <= 0.1 % over so many trials."),
+    ] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Seed of the sampler.")] = None,  # noqa: UP045
     out: Annotated[
         Optional[Path], typer.Option(help="Study folder; an existing one is resumed.")  # noqa: UP045
@@ -117,7 +121,14 @@ def search(
     from .search.run import Search
 
     run = Search(
-        job, out, trials=trials, timeout=timeout, workers=workers, sampler=sampler, seed=seed
+        job,
+        out,
+        trials=trials,
+        timeout=timeout,
+        workers=workers,
+        sampler=sampler,
+        seed=seed,
+        patience=patience,
     )
     with run.run(display="quiet" if quiet else "auto") as study:
         print_front(study.front(), study.folder)

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..spaces.plan import CompressionPlan
 
 VERSION = 1
-RUNGS = ("measure", "recover", "confirm")
+RUNGS = ("screen", "measure", "recover", "confirm")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Artifact:
 class Evaluation:
     """The numbers of one plan at one rung of the fidelity ladder, or why there are none.
 
-    rung: ``"measure"`` (exported file, search split), ``"recover"`` (the same after training) or
+    rung: ``"screen"`` (a cheap guess, never on a front), ``"measure"`` (exported file, search split), ``"recover"`` (the same after training) or
         ``"confirm"`` (exported file, evaluate split).
     values: named with units: accuracy, accuracy_drop, size_bytes, size_ratio, compression_ratio,
         latency_ms, latency_ratio, macs, params ... Finite floats, empty when failed.

@@ -67,6 +67,8 @@ class PlainDisplay(QuietDisplay):
     def lines(self, event: Event) -> list[str]:
         """The event in words."""
         evaluation = event.evaluation
+        if event.kind == "preparing":
+            return [event.note]
         if event.kind == "baseline" and evaluation is not None:
             return self._opening_lines(event, evaluation)
         if event.kind == "resumed":
@@ -81,7 +83,9 @@ class PlainDisplay(QuietDisplay):
             return [f"measuring the front again on the evaluation data: {event.note}"]
         if event.kind == "ended":
             failed = f", {event.progress.failed} failed" if event.progress.failed else ""
-            done = f"{event.note}: {event.progress.done} trials{failed}"
+            screened = event.progress.screened
+            tried = f", {screened} candidates screened" if screened else ""
+            done = f"{event.note}: {event.progress.done} trials{failed}{tried}"
             return [done, conclusion(self.study.front())]
         return []
 
@@ -143,6 +147,8 @@ class LiveDisplay(PlainDisplay):
     def on_event(self, event: Event) -> None:
         """Redraw; only the opening and the end stay on the screen."""
         progress = event.progress
+        if event.kind == "preparing":
+            self._bar.update(self._task, note=event.note)
         if event.kind in ("baseline", "resumed"):
             self._say(event)
         if event.kind in ("baseline", "resumed", "trial"):

@@ -18,6 +18,8 @@ from .events import Event, Listener, Progress
 from .interrupt import Interrupt
 from .pool import Pool, Result
 from .proposer import Proposer
+from .scout import Errand
+from .stopping import Patience, Stagnation
 from .window import Window
 
 HOPELESS = 20  # failures without a single success that end a search
@@ -34,11 +36,13 @@ class Budget:
     timeout_s: of this run; None = no limit. Then no further candidate is begun; those at work have
         ``grace_s`` to finish, what is not finished stays recorded as in flight and is run first
         when the search is resumed.
+    patience: end earlier, when the hypervolume no longer grows; what was asked is finished.
     """
 
     trials: int
     timeout_s: float | None = None
     grace_s: float = 60.0
+    patience: Patience | None = None
 
 
 class Driver:
@@ -74,6 +78,8 @@ class Driver:
         self._baseline: Evaluation | None = None
         self._files: dict[str, Artifact] = {}  # sha256 -> exported file of a recorded trial
         self._causes: Counter[str] = Counter()
+        self._errands: dict[str, Errand] = {}  # job id -> a candidate being screened
+        self._stagnation: Stagnation | None = None
 
     def run(self) -> str:
         """Search, then measure the front again on the evaluate split; returns why it ended."""
@@ -115,12 +121,17 @@ class Driver:
                 )
             self._study.add(BASELINE, baseline)
         self._baseline = baseline
+        self._proposer.begin(baseline)
+        if self._budget.patience is not None:
+            self._stagnation = Stagnation(
+                self._budget.patience, baseline.values, self._proposer.constraints
+            )
         self._emit("baseline", BASELINE, baseline, seconds)
 
     def _search(self, begun: float) -> str:
         """Trials until the budget is spent."""
         outstanding = self._restore()
-        first, ending = time.monotonic(), ""
+        first, ending = time.monotonic(), (self._stagnation and self._stagnation.reason) or ""
         end = None if self._budget.timeout_s is None else begun + self._budget.timeout_s
         while True:
             self._interrupt.check()
@@ -130,13 +141,18 @@ class Driver:
             elif ending and end is not None and time.monotonic() >= end + self._budget.grace_s:
                 self._stop_workers()  # what they are at stays in flight
                 return ending
-            while not ending and (ask := self._window.next()) is not None:
+            while not ending:
+                self._send_errands()
+                if (ask := self._window.next()) is None:
+                    break
                 self._study.begin(ask, self._owner)
                 self._submit(ask.number, ask.plan)
                 outstanding.add(ask.number)
-            if not outstanding:
+            if not outstanding and (ending or not self._errands):
                 return ending or self._window.exhausted or "the budget is spent"
             for result in self._pool.collect(_COLLECT_S):
+                if self._was_errand(result):
+                    continue
                 self._study.finish(result.job_id, result.evaluation)
                 self._window.add(result.job_id, result.evaluation)
                 outstanding.discard(result.job_id)
@@ -144,6 +160,8 @@ class Driver:
                 self._progress = replace(self._progress, seconds=time.monotonic() - first)
                 self._emit("trial", result.job_id, result.evaluation, result.seconds)
                 self._look_back()
+                if self._stagnation is not None and not ending:
+                    ending = self._stagnation.add(result.job_id, result.evaluation) or ""
 
     def _restore(self) -> set[int]:
         """Replay what the study holds; queue what was begun and not finished, with its plan."""
@@ -152,6 +170,12 @@ class Driver:
         rows = [row for row in self._study.rows("measure") if row.number in numbers]
         for row in rows:
             self._count(row.evaluation)
+            if self._stagnation is not None:
+                self._stagnation.add(row.number, row.evaluation)
+        if self._proposer.scout is not None:
+            screened = self._study.screened()
+            self._proposer.scout.recall(screened)
+            self._progress = replace(self._progress, screened=len(screened))
         self._window.restore(asks, {row.number: row.evaluation for row in rows})
         self._progress = replace(self._progress, resumed=len(rows))
         waiting = [
@@ -197,6 +221,22 @@ class Driver:
             self._study.add(result.job_id, result.evaluation)
         self._emit("confirmed", result.job_id, result.evaluation, result.seconds)
 
+    def _send_errands(self) -> None:
+        """Have screened what the next ask waits for, before anything else."""
+        for errand in self._window.errands():
+            self._errands[errand.job_id] = errand
+            self._pool.submit(errand.job_id, errand.plan, "screen", self._baseline, first=True)
+
+    def _was_errand(self, result: Result) -> bool:
+        """Whether a result is a screened candidate's; then it is noted."""
+        errand, scout = self._errands.pop(result.job_id, None), self._proposer.scout
+        if errand is None or scout is None:
+            return False
+        row = scout.add(errand, result.evaluation, result.seconds)
+        self._study.note_screened(row)
+        self._progress = replace(self._progress, screened=self._progress.screened + 1)
+        return True
+
     def _submit(self, number: int, plan: CompressionPlan) -> None:
         self._pool.submit(number, plan, "measure", self._baseline)
 
@@ -205,8 +245,9 @@ class Driver:
         while count > 0:
             self._interrupt.check()
             for result in self._pool.collect(_COLLECT_S):
-                count -= 1
-                yield result
+                if not self._was_errand(result):
+                    count -= 1
+                    yield result
 
     def _count(self, evaluation: Evaluation) -> None:
         done, failed = self._progress.done + 1, self._progress.failed + evaluation.failed

@@ -7,19 +7,21 @@ from typing import Protocol
 
 from ..objectives.evaluation import Evaluation
 
-KINDS = ("baseline", "resumed", "trial", "confirming", "confirmed", "ended")
+KINDS = ("preparing", "baseline", "resumed", "trial", "confirming", "confirmed", "ended")
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a search is. trials: the budget; done: finished trials, failed ones included;
-    failed: of these; resumed: finished before this run; seconds: since this run's first trial."""
+    failed: of these; resumed: finished before this run; seconds: since this run's first trial;
+    screened: candidates tried cheaply on the way, which are no trials."""
 
     trials: int
     done: int = 0
     failed: int = 0
     resumed: int = 0
     seconds: float = 0.0
+    screened: int = 0
 
     @property
     def seconds_left(self) -> float | None:
@@ -34,7 +36,8 @@ class Progress:
 class Event:
     """One thing that happened; it is on the disk already.
 
-    kind: ``baseline`` (the identity plan is measured), ``resumed`` (earlier trials were found),
+    kind: ``preparing`` (before the first trial; note: how far),
+        ``baseline`` (the identity plan is measured), ``resumed`` (earlier trials were found),
         ``trial`` (one finished, or failed), ``confirming`` (the search is over, the front is
         measured again), ``confirmed`` (one point was), ``ended`` (note: why).
     number: of the trial. seconds: wall time of the evaluation. note: one line for people.

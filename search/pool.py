@@ -41,6 +41,7 @@ class _Job:
     baseline: Evaluation | None
     artifact: Artifact | None
     attempts: int = 0
+    first: bool = False
 
     def message(self) -> dict[str, Any]:
         return {
@@ -91,12 +92,16 @@ class Pool:
         rung: str = "measure",
         baseline: Evaluation | None = None,
         artifact: Artifact | None = None,
+        first: bool = False,
     ) -> None:
-        """Queue one evaluation; jobs are begun in this order.
+        """Queue one evaluation; jobs are begun in this order, those submitted ``first`` before the
+        others.
 
         job_id: plain JSON, given back with the result. The rest is what the evaluator gets.
         """
-        self._queue.append(_Job(job_id, plan, rung, baseline, artifact))
+        job = _Job(job_id, plan, rung, baseline, artifact, first=first)
+        place = sum(other.first for other in self._queue) if first else len(self._queue)
+        self._queue.insert(place, job)
         self._hand_out()
 
     def collect(self, timeout_s: float = 1.0) -> list[Result]:

@@ -26,7 +26,9 @@ from ..objectives.expression import Expression
 from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from ..trackers.ask import Ask
+from .guided import VALUES, GuidedSampler
 from .samplers import distributions, reseed
+from .scout import Errand, Scout
 
 RETRIES = 20  # proposals of the sampler itself before local changes are tried
 LOCAL_TRIES = 400
@@ -64,6 +66,7 @@ class Proposer:
     objectives: the axes, in order; constraints: met when ``violation(values) <= 0``.
     sampler: from :func:`make_sampler`. seed: reseeds it before every ask.
     presets: genotypes asked first; those whose plan repeats an earlier one are left out.
+    scout: screens candidates before each ask and chooses among them, instead of the sampler.
 
     One number is one trial: asks must be made, or restored, as 0, 1, 2 ...
     """
@@ -76,9 +79,11 @@ class Proposer:
         sampler: BaseSampler,
         seed: int = 0,
         presets: Sequence[Mapping[str, int]] = (),
+        scout: Scout | None = None,
     ) -> None:
+        self.scout, self.constraints = scout, tuple(constraints)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._space, self._objectives, self._constraints = space, objectives, constraints
+        self._space, self._objectives = space, objectives
         self._sampler, self._seed = sampler, seed
         self._distributions = distributions(space.parameters)
         self._storage = InMemoryStorage()
@@ -98,6 +103,20 @@ class Proposer:
         """The number of the next ask."""
         return len(self._genotypes)
 
+    def begin(self, baseline: Evaluation) -> None:
+        """The unchanged network as measured: for those that compare with it."""
+        for one in (self.scout, self._sampler):
+            if isinstance(one, Scout | GuidedSampler):
+                one.begin(baseline.values)
+
+    def errands(self, number: int) -> list[Errand]:
+        """What must be screened before that ask, for the first time it is looked at."""
+        return [] if self.scout is None else self.scout.errands(number)
+
+    def ready(self, number: int) -> bool:
+        """Whether the ask can be made: all that it waits for is screened."""
+        return self.scout is None or self.scout.ready(number)
+
     def ask(self, number: int) -> Ask:
         """A plan that was not asked before.
 
@@ -114,6 +133,8 @@ class Proposer:
                 fixed = self._presets[number]
             elif retry == RETRIES or len(self._seen) > self._space.size:
                 fixed = self._unseen(number)
+            elif self.scout is not None:
+                fixed = self.scout.choose(number)
             trial = self._suggest(fixed, np.random.SeedSequence([self._seed, number, retry]))
             plan = self._space.plan(trial.params)
             params, attrs = (
@@ -123,6 +144,8 @@ class Proposer:
             if plan.fingerprint not in self._seen:
                 break
             burnt.append({"params": params, "system_attrs": dict(attrs)})
+            if self.scout is not None:
+                self.scout.drop(params)
             self._study.tell(trial, state=TrialState.FAIL)
         changed = {k: v for k, v in self._study_attrs().items() if noted.get(k, self) != v}
         ask = Ask(number, plan, params, dict(attrs), changed, tuple(burnt))
@@ -134,6 +157,8 @@ class Proposer:
         self._expect(ask.number)
         for lost in ask.burnt:
             self._add(lost["params"], lost["system_attrs"])
+            if self.scout is not None:
+                self.scout.drop(lost["params"])
             self._study.tell(
                 self._storage.get_n_trials(self._study._study_id) - 1, state=TrialState.FAIL
             )
@@ -153,8 +178,11 @@ class Proposer:
         if cause is not None:
             self._study.tell(trial, state=TrialState.FAIL)
             return cause
-        for constraint in self._constraints:
+        for constraint in self.constraints:
             trial.set_constraint(str(constraint), constraint.violation(evaluation.values))
+        trial.set_user_attr(VALUES, dict(evaluation.values))
+        if self.scout is not None:
+            self.scout.tell(number, evaluation.values)
         values = [float(evaluation.values[objective.name]) for objective in self._objectives]
         self._study.tell(trial, values)
         return None
@@ -203,6 +231,8 @@ class Proposer:
     def _remember(self, ask: Ask, trial_id: int) -> None:
         self._seen.add(ask.plan.fingerprint)
         self._genotypes.append(dict(ask.params))
+        if self.scout is not None:
+            self.scout.asked(ask.number, ask.params)
         self._trial_ids[ask.number] = trial_id
 
     def _expect(self, number: int) -> None:

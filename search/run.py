@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..errors import InputError
+from ..errors import EnvironmentFault, InputError
 from ..objectives.page import write_page
 from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_target
 from ..tasks.job import Job, load_job
@@ -20,14 +20,22 @@ from ..trackers.layout import DATABASE
 from ..trackers.study import Study
 from .display import Opening, make_display
 from .driver import Budget, Driver
-from .events import Event, Listener
+from .events import Event, Listener, Progress
+from .guidance import Guidance
+from .guide import Guide
 from .interrupt import Interrupt
 from .pool import Pool
+from .preparation import EACH, SCREENING, prepare
 from .proposer import Proposer
 from .samplers import check_sampler, default_population, make_sampler
+from .scout import Scout
+from .stopping import Patience, constant_objectives
 
 FACTORY = "paretune.objectives.evaluate:Evaluator.from_job"
+FALLBACK = "nsga2"
+"""The sampler where no sensitivity table can be had."""
 _MLFLOW_WAIT_S = 60.0
+_LEAST_PASS = 24  # screened candidates that the sensitivity pass may always cost
 
 
 class Search:
@@ -35,7 +43,8 @@ class Search:
 
     job: a :class:`Job`, the path of a job file, or the same as a mapping.
     out: the study folder (default ``studies/<job's name>``).
-    trials, timeout (minutes), workers, sampler, seed: instead of the job's own.
+    trials, timeout (minutes), workers, sampler, seed, patience (trials), screen (candidates a
+        trial): instead of the job's own.
 
     Whatever can be checked without loading the network is checked at once.
     Raises InputError naming the job's line.
@@ -54,8 +63,12 @@ class Search:
         workers: int | None = None,
         sampler: str | None = None,
         seed: int | None = None,
+        patience: int | None = None,
+        screen: int | None = None,
     ) -> None:
-        given = {
+        given: dict[str, Any] = {
+            "patience": None if patience is None else {"trials": patience},
+            "screen": screen,
             "trials": trials,
             "timeout": timeout,
             "workers": workers,
@@ -83,9 +96,20 @@ class Search:
             stack.enter_context(study)
             stop = stack.enter_context(Interrupt())
             search, space = self.job.search, problem.space
-            opening = Opening(space.size, len(space.parameters), search.sampler, search.workers)
+            workers = min(search.workers, search.trials)
+            opening = Opening(space.size, len(space.parameters), search.sampler, workers)
             screen = stack.enter_context(make_display(display, study, opening))
             watchers: list[Listener] = [screen, *listeners]
+
+            def say(text: str) -> None:
+                stop.check()
+                event = Event("preparing", Progress(search.trials), note=text)
+                for watcher in watchers:
+                    watcher.on_event(event)
+
+            if workers < search.workers:
+                say(f"{search.workers} workers for {search.trials} trials: {workers} are started")
+            proposer = self._proposer(study, problem, say)
             section = self.job.tracker and self.job.tracker.mlflow
             if section is not None:
                 settings = section.model_dump()
@@ -94,13 +118,14 @@ class Search:
                 )
             driver = Driver(
                 study,
-                self._proposer(study, problem),
+                proposer,
                 space.identity,
-                lambda: self._pool(study),
+                lambda: self._pool(study, workers, proposer.scout is not None),
                 Budget(
                     search.trials,
                     None if search.timeout is None else 60 * search.timeout,
                     min(60.0, search.deadline),
+                    search.patience and Patience(**search.patience.model_dump()),
                 ),
                 self._window(study),
                 watchers,
@@ -108,6 +133,9 @@ class Search:
             )
             try:
                 driver.run()
+                measured = [row.evaluation for row in study.rows("measure")]
+                for name in constant_objectives(measured, problem.objectives):
+                    say(f"{name} is the same for all trials: it decides nothing")
             except BaseException:
                 with suppress(Exception):  # the error at hand matters more
                     _write_front(study)
@@ -150,21 +178,59 @@ class Search:
             objectives=problem.objectives,
         )
 
-    def _proposer(self, study: Study, problem: Problem) -> Proposer:
+    def _proposer(self, study: Study, problem: Problem, say: Callable[[str], None]) -> Proposer:
         search, space = self.job.search, problem.space
         population = search.population or study.get("population")
         population = population or default_population(search.trials)
         study.put("population", population)  # a resume with another budget keeps it
+        name, guidance = search.sampler, None
+        each = search.screen if search.screen is not None else (EACH if name == "guided" else 0)
+        if name == "guided":
+            guidance = self._guidance(study, problem, each, say)
+            name = name if guidance is not None else FALLBACK
+        objectives, constraints = problem.objectives, problem.constraints
         sampler = make_sampler(
-            search.sampler,
+            name,
             space.parameters,
             seed=search.seed,
             population=population,
+            guidance=guidance,
+            objectives=objectives,
+            constraints=constraints,
             where=self.job.where("search.sampler"),
         )
-        presets = space.presets()
-        objectives, constraints = problem.objectives, problem.constraints
-        return Proposer(space, objectives, constraints, sampler, search.seed, presets)
+        if guidance is None:
+            presets = space.presets()
+            return Proposer(space, objectives, constraints, sampler, search.seed, presets)
+        if not Guide(guidance, objectives, constraints, search.seed).feasible:
+            say("no values within reach meet the constraints: the whole front is searched")
+        scout = (
+            Scout(guidance, objectives, constraints, space.plan, each, search.seed)
+            if each
+            else None
+        )
+        return Proposer(space, objectives, constraints, sampler, search.seed, (), scout)
+
+    def _guidance(
+        self, study: Study, problem: Problem, each: int, say: Callable[[str], None]
+    ) -> Guidance | None:
+        """What the guided sampler starts from, or None where it cannot be had; that is said."""
+        if study.get("unguided") is not None:
+            return None  # as it began
+        budget = max(_LEAST_PASS, self.job.search.trials * (1 + each) / 4)
+        budget = study.get("sensitivity_budget") or budget
+        study.put("sensitivity_budget", budget)  # a resume with another budget keeps it
+        try:
+            return prepare(problem, study.folder, budget, say)
+        except EnvironmentFault:
+            raise
+        except Exception as error:
+            if study.asks():
+                raise
+            reason = " ".join(f"{error}".split())[:300]
+            study.put("unguided", reason)
+            say(f"no sensitivity table can be had ({reason}): {FALLBACK} is used instead")
+            return None
 
     def _window(self, study: Study) -> int:
         """Asks open at a time: the job's, else what the study began with, else two a worker."""
@@ -174,13 +240,14 @@ class Search:
         study.put("window", width)
         return width
 
-    def _pool(self, study: Study) -> Pool:
+    def _pool(self, study: Study, workers: int, screening: bool) -> Pool:
         search = self.job.search
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         given = search.memory_gb and search.memory_gb * 1e9
-        memory = int(given or 0.8 * machine / search.workers)
+        memory = int(given or 0.8 * machine / workers)
         settings = {"job": self.job.to_json(), "folder": str(study.folder.resolve())}
-        return Pool(FACTORY, settings, search.workers, search.deadline, memory)
+        factory = SCREENING if screening else FACTORY
+        return Pool(factory, settings, workers, search.deadline, memory)
 
 
 class _Mlflow:

@@ -8,7 +8,7 @@ interrupted, nor on how many random numbers were drawn before.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+    from ..objectives.expression import Expression
+    from ..objectives.objective import Objective
+    from .guidance import Guidance
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -32,11 +36,15 @@ class Setting:
 
     parameters: name -> number of options (ordinal, 0 changes nothing).
     population: individuals of one generation, for the genetic samplers.
+    guidance, objectives, constraints: for the guided one.
     """
 
     parameters: Mapping[str, int]
     seed: int
     population: int
+    guidance: Guidance | None = None
+    objectives: Sequence[Objective] = ()
+    constraints: Sequence[Expression] = ()
 
 
 def distributions(parameters: Mapping[str, int]) -> dict[str, IntDistribution]:
@@ -144,7 +152,16 @@ def _grid(setting: Setting) -> BaseSampler:
     return LazyGridSampler(setting.parameters, setting.seed)
 
 
+def _guided(setting: Setting) -> BaseSampler:
+    from .guided import GuidedSampler
+
+    if setting.guidance is None:
+        raise InputError("search.sampler", "'guided' needs a sensitivity table", "use 'nsga2'")
+    return GuidedSampler(setting.guidance, setting.objectives, setting.constraints, setting.seed)
+
+
 SAMPLERS: dict[str, Callable[[Setting], BaseSampler]] = {
+    "guided": _guided,
     "nsga2": _nsga2,
     "nsga3": _nsga3,
     "tpe": _tpe,
@@ -173,18 +190,23 @@ def make_sampler(
     seed: int = 0,
     trials: int = 200,
     population: int | None = None,
+    guidance: Guidance | None = None,
+    objectives: Sequence[Objective] = (),
+    constraints: Sequence[Expression] = (),
     where: str = "search.sampler",
 ) -> BaseSampler:
     """The sampler called ``name``, sized for a budget of ``trials``.
 
-    population: individuals of one generation for nsga2 and nsga3.
-    Raises InputError on an unknown name.
+    population: individuals of one generation for nsga2 and nsga3. guidance, objectives,
+    constraints: what ``guided`` starts from.
+    Raises InputError on an unknown name, or for ``guided`` without guidance.
     """
     check_sampler(name, where)
     size = population if population is not None else default_population(trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental" notices
-        return SAMPLERS[name](Setting(dict(parameters), seed, size))
+        setting = Setting(dict(parameters), seed, size, guidance, objectives, constraints)
+        return SAMPLERS[name](setting)
 
 
 def reseed(sampler: BaseSampler, sequence: np.random.SeedSequence) -> int:

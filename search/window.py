@@ -8,6 +8,7 @@ from ..errors import EnvironmentFault
 from ..objectives.evaluation import Evaluation
 from ..trackers.ask import Ask
 from .proposer import Exhausted, Proposer
+from .scout import Errand
 
 
 class Window:
@@ -43,11 +44,22 @@ class Window:
         """A candidate finished; it is told when all before it have been."""
         self._waiting[number] = evaluation
 
+    def errands(self) -> list[Errand]:
+        """What must be screened before the next ask, once there is room for it."""
+        asked = self._proposer.next_number
+        if asked >= self.limit or self.exhausted is not None:
+            return []
+        if asked - self._told >= self.width and self._told not in self._waiting:
+            return []
+        return self._proposer.errands(asked)
+
     def next(self) -> Ask | None:
-        """Tell what has to be told and make the next ask; None while the window is full, or when
-        the limit is reached or no plan is left."""
+        """Tell what has to be told and make the next ask; None while the window is full, while
+        candidates are being screened, or when the limit is reached or no plan is left."""
         while (asked := self._proposer.next_number) < self.limit and self.exhausted is None:
             if asked - self._told < self.width:
+                if not self._proposer.ready(asked):
+                    break  # candidates are being screened for it
                 try:
                     return self._proposer.ask(asked)
                 except Exhausted as reason:

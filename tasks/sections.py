@@ -221,12 +221,25 @@ class TargetSection(Section):
     remote: RemoteSection | None = None
 
 
+class PatienceSection(Section):
+    """Stop when the hypervolume grew by at most ``growth`` per cent over ``trials`` trials."""
+
+    trials: Annotated[int, Field(ge=1, le=100_000)]
+    growth: Annotated[float, Field(ge=0, le=1000)] = 0.1
+
+
 class SearchSection(Section):
-    """Budget and sampler. timeout in minutes, deadline in seconds for one candidate."""
+    """Budget and sampler. timeout in minutes, deadline in seconds for one candidate.
+
+    screen: candidates tried cheaply for each trial that is measured (default: 8 with guided, else
+        0). patience: when to stop before the budget is spent.
+    """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 100
     timeout: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    sampler: Text = "nsga2"
+    patience: PatienceSection | None = None
+    sampler: Text = "guided"
+    screen: Annotated[int, Field(ge=0, le=1000)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     window: Annotated[int, Field(ge=1, le=1024)] | None = None

@@ -11,9 +11,11 @@ from ..objectives.front import ParetoFront
 from .ask import BASELINE
 from .job_copy import FILE_NAME as JOB
 from .job_copy import write_job
+from .screened import screened_table
 from .study import Study
 
 VERSION = 1
+SCREENED_FILE = "screened.json"
 FRONT_FILES = ("front.html", "front.json", "front.csv", "plans.json", "study.json", JOB)
 
 
@@ -22,7 +24,8 @@ def write_front_files(study: Study, folder: Path) -> list[Path]:
 
     ``front.html`` needs no network; ``front.json`` is a table in pandas' "split" form;
     ``plans.json`` has the plan of every front point by trial number; ``study.json`` is
-    :func:`study_record`.
+    :func:`study_record`. Screened candidates, if there are any, become one table more,
+    ``screened.json``.
     """
     from ..objectives.page import front_page
 
@@ -39,7 +42,12 @@ def write_front_files(study: Study, folder: Path) -> list[Path]:
         (folder / name).write_text(text, encoding="utf-8")
     table.to_csv(folder / "front.csv", index=False)
     write_job(folder, study.job)
-    return [folder / name for name in FRONT_FILES]
+    names = list(FRONT_FILES)
+    if rows := study.screened():
+        text = json.dumps(screened_table(rows))
+        (folder / SCREENED_FILE).write_text(text, encoding="utf-8")
+        names.append(SCREENED_FILE)
+    return [folder / name for name in names]
 
 
 def study_record(study: Study, front: ParetoFront | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ MATTERS = (
     "target",
     "search.seed",
     "search.sampler",
+    "search.screen",
 )
 
 

@@ -13,7 +13,7 @@ from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
 from .artifact_store import intact
 from .ask import Row
-from .front_files import FRONT_FILES, write_front_files
+from .front_files import FRONT_FILES, SCREENED_FILE, write_front_files
 from .ledger import FINAL_RUNGS
 from .mlflow_link import MlflowSettings, mlflow_calls, reason
 from .mlflow_runs import CAUSE, NOTE, PARETO, Runs
@@ -130,9 +130,11 @@ class Mirror:
         if runs.parent.tags.get(FRONT) == mark and set(runs.artifacts()).issuperset(FRONT_FILES):
             return
         with tempfile.TemporaryDirectory() as folder, mlflow_calls(_UPLOAD_SECONDS):
-            for path in write_front_files(self.study, Path(folder)):
+            paths = write_front_files(self.study, Path(folder))
+            for path in paths:
                 runs.upload(path)
-        table = json.dumps([{"path": "front.json", "type": "table"}])
+        shown = [p.name for p in paths if p.name in ("front.json", SCREENED_FILE)]
+        table = json.dumps([{"path": name, "type": "table"} for name in shown])
         runs.tag(runs.parent, {TABLES: table, FRONT: mark})
 
     def _push_files(self, runs: Runs, front: ParetoFront) -> None:

@@ -18,6 +18,7 @@ from .layout import DATABASE, check_layout, found_database
 from .ledger import FINAL_RUNGS, Ledger
 from .lock import FileLock
 from .optuna_tables import OptunaTables
+from .screened import Screened, ScreenedTable
 from .tables import Tables, check_database
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Study:
         self._tables, self._lock = tables, lock
         self._ledger = Ledger(tables)
         self._artifacts = ArtifactStore(folder / "artifacts")
+        self._screened = ScreenedTable(tables)
         check_layout(self._ledger)
         self.id: str = self._ledger.get("id")
         self.name: str = self._ledger.get("name")
@@ -134,6 +136,8 @@ class Study:
     def close(self) -> None:
         """Finish the copy in Optuna's tables and let the folder go."""
         try:
+            if self._lock is not None:
+                self._screened.flush()
             if self._lock is not None and self._waiting:
                 self._copy_to_optuna()
             self._optuna.close()
@@ -196,6 +200,14 @@ class Study:
         Raises InputError when there is one for the same number and rung.
         """
         self._ledger.add(number, evaluation)
+
+    def note_screened(self, row: Screened) -> None:
+        """Keep a screened candidate; written in batches, a kill may lose the last one."""
+        self._screened.add(row)
+
+    def screened(self) -> list[Screened]:
+        """All screened candidates, by the trial before which they were screened."""
+        return self._screened.rows()
 
     def asks(self) -> list[Ask]:
         """All proposals, by number."""

@@ -57,6 +57,15 @@ EVALUATIONS = sa.Table(
     sa.Column("finished_at", sa.Float, nullable=False),
     sa.UniqueConstraint("number", "rung"),
 )
+SCREENED = sa.Table(
+    "paretune_screened",
+    _metadata,
+    sa.Column("turn", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("params", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
 
 
 class Tables:

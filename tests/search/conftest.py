@@ -45,3 +45,15 @@ def bench(fakes) -> ModuleType:
 def drive(bench):
     """One run of a toy search."""
     return bench.drive
+
+
+@pytest.fixture(scope="session")
+def emulated() -> ModuleType:
+    """tests/search/emulated.py as a module: an emulated network."""
+    spec = importlib.util.spec_from_file_location(
+        "paretune_search_emulated", FILE.with_name("emulated.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -80,7 +80,7 @@ class InProcess:
         self.jobs = deque()
         self.seen = []
 
-    def submit(self, job_id, plan, rung="measure", baseline=None, artifact=None):
+    def submit(self, job_id, plan, rung="measure", baseline=None, artifact=None, first=False):
         self.jobs.append((job_id, plan, rung, baseline, artifact))
 
     def collect(self, timeout_s=1.0):

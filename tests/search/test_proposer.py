@@ -188,4 +188,4 @@ def test_quick_enough(fakes):
 
 
 def test_every_sampler_is_tested():
-    assert set(FAST) | {"gp"} == set(SAMPLERS)
+    assert set(FAST) | {"gp", "guided"} == set(SAMPLERS)  # guided: test_guided.py

@@ -19,7 +19,7 @@ JOB = {
         "data": {"kind": "digits"},
     },
     "objectives": ["accuracy", "size_bytes", "latency_ms"],
-    "search": {"trials": 12, "workers": 2, "seed": 3},
+    "search": {"trials": 12, "workers": 2, "seed": 3, "sampler": "nsga2"},
 }
 
 
@@ -88,7 +88,7 @@ def test_a_resume_in_steps_equals_one_run(toy, tmp_path):
 
 def test_another_job_is_refused_naming_the_keys(toy, tmp_path):
     Search(JOB, tmp_path / "s", trials=4).run("quiet").close()
-    other = changed(objectives=["accuracy", "size_bytes"], search={"seed": 4})
+    other = changed(objectives=["accuracy", "size_bytes"], search={"seed": 4, "sampler": "nsga2"})
     with pytest.raises(InputError, match="holds a search of another job: objectives, search.seed"):
         Search(other, tmp_path / "s").run("quiet")
     with Study.open(tmp_path / "s") as study:
@@ -105,9 +105,38 @@ def test_a_study_without_any_result_may_be_replaced(toy, tmp_path, fakes):
         )
         with pytest.raises(InputError, match="baseline: .*layer l0: cannot be exported"):
             Search(JOB, tmp_path / "s").run("quiet")
-    corrected = changed(search={"seed": 9, "trials": 4})
+    corrected = changed(search={"seed": 9, "trials": 4, "sampler": "nsga2"})
     with Search(corrected, tmp_path / "s").run("quiet") as study:
         assert len(study.rows("measure")) == 4
+
+
+def test_guided_is_the_default_and_says_when_it_cannot_be(toy, tmp_path, capsys):
+    """The toy has no network: nothing can be screened, so another sampler does the search."""
+    job = changed(search={"trials": 4, "workers": 6})
+    with Search(job, tmp_path / "s").run("plain") as study:
+        assert study.job["search"]["sampler"] == "guided"
+        assert len(study.rows("measure")) == 4
+    said = capsys.readouterr().err
+    assert "no sensitivity table can be had" in said and "nsga2 is used instead" in said
+    assert "6 workers for 4 trials: 4 are started" in said
+    with Search(job, tmp_path / "s", trials=6).run("quiet") as study:  # goes on as it began
+        assert len(study.rows("measure")) == 6
+
+
+@pytest.mark.slow
+def test_a_real_guided_search_on_digits(tmp_path):
+    """Random weights: sensitivity, screens in the workers, trials exact, and an exact resume."""
+    section = {"workers": 2, "seed": 3, "screen": 3}
+    job = changed(search=section, objectives=["accuracy", "size_bytes"])
+    plans = []
+    for folder, budgets in (("one", [6]), ("two", [3, 6])):
+        for trials in budgets:
+            with Search(job, tmp_path / folder, trials=trials).run("quiet") as study:
+                assert len(study.rows("measure")) == trials
+                assert len(study.screened()) == 3 * (3 + trials)
+                rows = study.rows("measure")
+        plans.append([row.evaluation.plan.fingerprint for row in rows])
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.slow

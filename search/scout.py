@@ -1,0 +1,226 @@
+"""Screens many proposals cheaply and takes only the promising ones to a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..objectives.evaluation import Evaluation
+from ..objectives.expression import Expression
+from ..objectives.objective import Objective
+from ..spaces.plan import CompressionPlan
+from ..trackers.screened import Screened
+from .acquisition import Region, chances, pick
+from .guidance import Axes, Guidance, screenable
+from .guide import Focus, Guide
+from .knapsack import Floats, Ints
+
+FIRST = 4
+"""The first turn screens this many times as much as the others: it also teaches the surrogate."""
+_SCREEN, _CHOICE = 1, 2  # streams of random numbers
+_ERROR = 0.01  # of a screened accuracy beside the measured one, before any trial tells
+_LATEST = 512  # screened candidates among which one is chosen
+_LATE = 24  # true results from which their own scatter is believed
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One candidate to be screened before trial ``turn`` can be asked."""
+
+    turn: int
+    place: int
+    params: Mapping[str, int]
+    plan: CompressionPlan
+
+    @property
+    def job_id(self) -> str:
+        """What a pool calls it."""
+        return f"screen {self.turn} {self.place}"
+
+
+class Scout:
+    """Chooses each trial among candidates that were screened before it.
+
+    Before trial n is asked, turn n must be complete: ``each`` candidates (four times as many before
+    trial 0) that the guide proposed knowing the screened values of all earlier turns. Then the
+    screened candidate that promises most hypervolume beside the trials told so far is asked. So the
+    asks follow from the seed, the screen's values and the told results: not from the number of
+    workers, nor from their speed. Screened values are corrected by how measured ones came out.
+
+    plan: genotype -> plan. each: candidates screened a trial.
+    """
+
+    def __init__(
+        self,
+        guidance: Guidance,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Expression],
+        plan: Callable[[Mapping[str, int]], CompressionPlan],
+        each: int,
+        seed: int = 0,
+        focus: Focus | None = None,
+    ) -> None:
+        self._names = list(guidance.parameters)
+        self._guidance, self._constraints = guidance, tuple(constraints)
+        self._objectives, self._focus = objectives, focus or Focus()
+        self._each, self._seed, self._plan = each, seed, plan
+        seen = screenable(objectives, guidance.table)
+        self._guide = Guide(guidance, seen, constraints, seed, focus)
+        self._recorded: dict[tuple[int, int], Screened] = {}
+        self._turn = -1  # the last turn that was opened
+        self._open: dict[int, Errand] = {}  # of the turn: place -> not screened yet
+        self._found: dict[int, Screened] = {}  # of the turn: place -> outcome
+        self._taken: set[bytes] = {np.zeros(len(self._names), dtype=np.intp).tobytes()}
+        self._candidates: dict[bytes, Floats] = {}  # screened, by genotype: loss, ratios
+        self._asked: dict[int, bytes] = {}
+        self._dropped: set[bytes] = set()
+        self._twins: dict[str, Screened] = {}  # plan's fingerprint -> what its first screen found
+        self._told: dict[int, Floats] = {}
+        self._learnt = 0
+        self._true_axes = Axes(guidance, objectives)
+        self._region: Region | None = None
+
+    def begin(self, baseline: Mapping[str, float]) -> None:
+        """The baseline as measured: what trials are compared with."""
+        base = {**self._guidance.base, **baseline}
+        measured = Guidance(
+            self._guidance.parameters, self._guidance.damage, self._guidance.table, base
+        )
+        self._true_axes = Axes(measured, self._objectives)
+        self._region = Guide(
+            measured, self._objectives, self._constraints, self._seed, self._focus
+        ).fresh_region()
+
+    def recall(self, rows: Iterable[Screened]) -> None:
+        """Outcomes recorded by an earlier run: they are not screened again."""
+        self._recorded = {(row.turn, row.place): row for row in rows}
+
+    def errands(self, turn: int) -> list[Errand]:
+        """What has to be screened, for the first time it is looked at, before trial ``turn``."""
+        fresh: list[Errand] = []
+        while self._turn < turn and not self._open:
+            self._close_turn()
+            self._turn += 1
+            for place, row in enumerate(self._proposals(self._turn)):
+                self._taken.add(row.tobytes())
+                params = {n: int(k) for n, k in zip(self._names, row, strict=True)}
+                known = self._recorded.pop((self._turn, place), None)
+                if known is not None and dict(known.params) == params:
+                    self._found[place] = known
+                    continue
+                errand = Errand(self._turn, place, params, self._plan(params))
+                twin = self._twins.get(errand.plan.fingerprint)
+                if twin is not None:
+                    self._found[place] = Screened(self._turn, place, params, twin.values)
+                    continue
+                self._open[place] = errand
+                fresh.append(errand)
+        return fresh
+
+    def ready(self, turn: int) -> bool:
+        """Whether every candidate of that turn, and those before, is screened."""
+        return self._turn >= turn and not self._open
+
+    def add(self, errand: Errand, evaluation: Evaluation, seconds: float) -> Screened:
+        """What the screen found of an errand; returns the row to be kept."""
+        values = None if evaluation.failed else dict(evaluation.values)
+        row = Screened(errand.turn, errand.place, errand.params, values, seconds)
+        if self._open.pop(errand.place, None) is not None:
+            self._found[errand.place] = row
+        return row
+
+    def choose(self, number: int) -> dict[str, int] | None:
+        """The genotype for trial ``number``; None when no screened candidate is left."""
+        self._close_turn()
+        gone = self._dropped | set(self._asked.values())
+        waiting = [key for key in self._candidates if key not in gone][-_LATEST:]
+        if not waiting:
+            return None
+        rng = np.random.default_rng([self._seed, number, _CHOICE])
+        points, weights = self._view(rng)
+        shift, error = self._correction()
+        expected = np.array([self._candidates[key] for key in waiting]) * shift[1] + shift[0]
+        pending = [k for n, k in self._asked.items() if n not in self._told]
+        pending = [k for k in pending if k in self._candidates]
+        if pending:
+            flying = np.array([self._candidates[key] for key in pending]) * shift[1] + shift[0]
+            sure = chances(flying[:, 0], np.full(len(flying), error), flying[:, 1:], points)
+            weights = weights * np.prod(1.0 - sure, axis=0)
+        chance = chances(expected[:, 0], np.full(len(waiting), error), expected[:, 1:], points)
+        (best,) = pick(chance, weights, 1, -expected[:, 0])
+        row = np.frombuffer(waiting[best], dtype=np.intp)
+        return {n: int(k) for n, k in zip(self._names, row, strict=True)}
+
+    def asked(self, number: int, params: Mapping[str, int]) -> None:
+        """Trial ``number`` was asked with these options."""
+        self._asked[number] = self._row(params).tobytes()
+
+    def drop(self, params: Mapping[str, int]) -> None:
+        """These options make a plan that was asked before: never choose them."""
+        self._dropped.add(self._row(params).tobytes())
+
+    def tell(self, number: int, values: Mapping[str, float]) -> None:
+        """Trial ``number`` was measured."""
+        loss, ratios = self._true_axes.loss(values), self._true_axes.true_ratios(values)
+        if loss is None or ratios is None:
+            return
+        self._told[number] = np.array([loss, *ratios])
+        if self._region is not None:
+            self._region.dominate(self._told[number])
+
+    def _view(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
+        if self._region is None:
+            self._region = self._guide.fresh_region()
+        return self._region.view(rng)
+
+    def _correction(self) -> tuple[tuple[Floats, Floats], float]:
+        """(shift, factor) of screened points and the error of their loss, from told trials that
+        were screened: a median for the loss, a ratio of medians for the other axes."""
+        axes = self._true_axes.count
+        shift, factor = np.zeros(axes), np.ones(axes)
+        both = [
+            (self._candidates[self._asked[n]], point)
+            for n, point in sorted(self._told.items())
+            if self._asked.get(n) in self._candidates
+        ]
+        if len(both) < 4:
+            return (shift, factor), _ERROR
+        screened, true = np.array([s for s, _ in both]), np.array([t for _, t in both])
+        near = screened[:, 0] < max(0.1, float(np.median(screened[:, 0])))
+        off = true[near, 0] - screened[near, 0]
+        shift[0] = float(np.median(off))
+        factor[1:] = np.median(true[:, 1:] / np.maximum(screened[:, 1:], 1e-9), axis=0)
+        scatter = float(np.median(np.abs(off - shift[0]))) * 1.4826
+        share = min(1.0, len(both) / _LATE)
+        return (shift, factor), max(0.002, (1 - share) * _ERROR + share * scatter)
+
+    def _proposals(self, turn: int) -> list[Ints]:
+        """The candidates of a turn: as recorded, where all of them are, else proposed (anew)."""
+        count = self._each * (FIRST if turn == 0 else 1)
+        known = [self._recorded.get((turn, place)) for place in range(count)]
+        if all(row is not None and set(row.params) == set(self._names) for row in known):
+            return [self._row(row.params) for row in known if row is not None]
+        rng = np.random.default_rng([self._seed, turn, _SCREEN])
+        return self._guide.propose(rng, count, self._taken)
+
+    def _close_turn(self) -> None:
+        """Learn the outcomes of a complete turn, in the order of their places."""
+        if self._open:
+            return
+        for place in sorted(self._found):
+            row = self._found[place]
+            if row.values is None:
+                continue
+            genotype = self._row(row.params)
+            point = self._guide.point(row.values)
+            if point is not None:
+                self._twins.setdefault(self._plan(row.params).fingerprint, row)
+                self._guide.learn(self._learnt, genotype, row.values)
+                self._candidates[genotype.tobytes()] = point
+                self._learnt += 1
+        self._found.clear()
+
+    def _row(self, params: Mapping[str, int]) -> Ints:
+        return np.array([params.get(name, 0) for name in self._names], dtype=np.intp)

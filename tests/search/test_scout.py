@@ -1,0 +1,198 @@
+"""Screened proposals: what is asked depends on values alone, not on workers, order or kills."""
+
+import contextlib
+import json
+import signal
+from collections import deque
+
+import numpy as np
+import pytest
+
+from paretune.objectives.evaluation import Evaluation
+from paretune.objectives.hypervolume import normalized_hypervolume
+from paretune.objectives.objective import Objective
+from paretune.search.cost_table import CostTable
+from paretune.search.driver import Budget, Driver
+from paretune.search.guidance import Guidance
+from paretune.search.interrupt import Interrupt
+from paretune.search.pool import Result
+from paretune.search.proposer import Proposer
+from paretune.search.samplers import make_sampler
+from paretune.search.scout import FIRST, Scout
+from paretune.trackers.front_files import write_front_files
+from paretune.trackers.study import Study
+
+
+@pytest.fixture(scope="module")
+def network(emulated):
+    return emulated.Network(blocks=3)
+
+
+@pytest.fixture(scope="module")
+def guidance(emulated, network):
+    table = CostTable.probe(network, network.plan, network.parameters, network.layers)
+    base = {**network.values({}), "accuracy": emulated.ACCURACY}
+    return Guidance(network.parameters, network.damage(), table, base)
+
+
+class OneAfterAnother:
+    """A pool without processes. Screens see the truth with an error of their own; ``pick`` says
+    which of the waiting jobs finishes next; ``interrupt_at``: results until Ctrl-C."""
+
+    def __init__(self, network, genotypes, pick, interrupt_at=None, failing=()):
+        self.network, self.genotypes, self.pick = network, genotypes, pick
+        self.jobs, self.done, self.interrupt_at, self.failing = deque(), [], interrupt_at, failing
+
+    def submit(self, job_id, plan, rung="measure", baseline=None, artifact=None, first=False):
+        (self.jobs.appendleft if first else self.jobs.append)((job_id, plan, rung))
+
+    def collect(self, timeout_s=1.0):
+        if self.interrupt_at is not None and len(self.done) >= self.interrupt_at:
+            signal.raise_signal(signal.SIGINT)
+            return []
+        if not self.jobs:
+            return []
+        index = self.pick(len(self.jobs))
+        job_id, plan, rung = self.jobs[index]
+        del self.jobs[index]
+        self.done.append((job_id, rung))
+        values = dict(self.network.values(self.genotypes(plan)))
+        if rung != "screen":  # what only a measurement tells
+            values["latency_ms"] = 0.2 + 2e-7 * values["macs"]
+            values["accuracy_drop"] = 0.92 - values["accuracy"]
+        else:
+            values["accuracy"] -= 0.004
+            if plan.fingerprint[0] in self.failing:
+                return [Result(job_id, Evaluation.failure(plan, "cannot", "screen"), 0.01, 1)]
+        return [Result(job_id, Evaluation(plan, rung, values, seconds={"x": 0.1}), 0.01, 1)]
+
+    def withdraw(self):
+        ids = [job[0] for job in self.jobs]
+        self.jobs.clear()
+        return ids
+
+    def close(self):
+        self.jobs.clear()
+
+
+def search(
+    emulated, network, guidance, folder, trials, *, each=3, pick=lambda n: 0, goals=None, **kwargs
+):
+    """One run (or the next) of a screened search; returns (fingerprints by number, pool)."""
+    made, goals = {}, goals or emulated.OBJECTIVES
+
+    def plan(genotype):
+        out = network.plan(genotype)
+        made[out.fingerprint] = dict.fromkeys(network.parameters, 0) | dict(genotype)
+        return out
+
+    class Recorder(type(network)):
+        def plan(self, genotype):
+            return plan(genotype)
+
+    space = Recorder(blocks=3)
+    if (folder / "study.db").exists():
+        study = Study.open(folder, write=True)
+    else:
+        study = Study.create(folder, {"toy": 1}, name="toy", objectives=goals)
+    for ask in study.asks():
+        plan(ask.params)
+    scout = Scout(guidance, goals, (), plan, each, seed=1) if each else None
+    sampler = make_sampler(
+        "guided", network.parameters, seed=1, guidance=guidance, objectives=goals
+    )
+    pool = OneAfterAnother(network, lambda p: made[p.fingerprint], pick, **kwargs)
+    with study, Interrupt() as stop:
+        driver = Driver(
+            study,
+            Proposer(space, goals, [], sampler, 1, (), scout),
+            plan({}),
+            lambda: pool,
+            Budget(trials),
+            4,
+            (),
+            stop,
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            driver.run()
+        rows = study.rows("measure")
+        return {r.number: r.evaluation.plan.fingerprint for r in rows}, pool
+
+
+def test_trials_are_exact_and_screens_are_counted_apart(emulated, network, guidance, tmp_path):
+    plans, pool = search(emulated, network, guidance, tmp_path, 12)
+    assert sorted(plans) == list(range(12))
+    screens = [job for job, rung in pool.done if rung == "screen"]
+    with Study.open(tmp_path) as study:
+        rows = study.screened()
+        assert len(study.rows("measure")) == 12
+        (table,) = [p for p in write_front_files(study, tmp_path) if p.name == "screened.json"]
+    assert len(rows) == len(screens) == 3 * (FIRST + 11)
+    data = json.loads(table.read_text())
+    assert len(data["data"]) == len(rows)
+    assert {"accuracy", "size_bytes", "before_trial"} <= set(data["columns"])
+
+
+def test_every_asked_plan_was_screened_before(emulated, network, guidance, tmp_path):
+    plans, _ = search(emulated, network, guidance, tmp_path, 10)
+    with Study.open(tmp_path) as study:
+        known = {network.plan(row.params).fingerprint: row.turn for row in study.screened()}
+    assert all(known[fingerprint] <= number for number, fingerprint in plans.items())
+
+
+def test_order_and_interruptions_change_nothing(emulated, network, guidance, tmp_path):
+    whole, _ = search(emulated, network, guidance, tmp_path / "whole", 14, failing="3")
+    rng = np.random.default_rng(0)
+    shuffled, _ = search(
+        emulated, network, guidance, tmp_path / "shuffled", 14, failing="3",
+        pick=lambda n: int(rng.integers(n)),
+    )  # fmt: skip
+    assert shuffled == whole
+    again = {}
+    for stop in (3, 9, 14, 20, None):
+        again, _ = search(
+            emulated, network, guidance, tmp_path / "stopped", 14, failing="3", interrupt_at=stop
+        )
+    assert again == whole
+
+
+def test_a_lost_batch_of_screens_is_screened_again(emulated, network, guidance, tmp_path):
+    """Killed before the last batch was written: the same search, those screens repeated."""
+    whole, _ = search(emulated, network, guidance, tmp_path / "whole", 12)
+    search(emulated, network, guidance, tmp_path / "killed", 12, interrupt_at=20)
+    with Study.open(tmp_path / "killed", write=True) as study:
+        rows = study.screened()
+        with study._tables.write() as connection:
+            connection.exec_driver_sql(
+                f"DELETE FROM paretune_screened WHERE turn >= {rows[-1].turn - 1}"
+            )
+    resumed, pool = search(emulated, network, guidance, tmp_path / "killed", 12)
+    assert resumed == whole
+
+
+def test_screening_finds_more_with_as_many_trials(emulated, network, guidance, tmp_path):
+    base = {**network.values({}), "accuracy": emulated.ACCURACY}
+    volumes = []
+    for each in (0, 8):
+        search(emulated, network, guidance, tmp_path / str(each), 15, each=each)
+        with Study.open(tmp_path / str(each)) as study:
+            values = [row.evaluation.values for row in study.rows("measure")]
+        volumes.append(normalized_hypervolume(values, base))
+    assert volumes[1] > volumes[0]
+
+
+@pytest.mark.parametrize("each", [0, 4])
+def test_what_only_a_measurement_tells_may_be_an_objective(
+    emulated, network, guidance, tmp_path, each
+):
+    """Latency and the drop are in no screen; MACs and accuracy stand for them."""
+    goals = [Objective(n, {}) for n in ("accuracy_drop", "size_bytes", "latency_ms")]
+    plans, pool = search(
+        emulated, network, guidance, tmp_path, 14, each=each, goals=goals
+    )  # fmt: skip
+    assert sorted(plans) == list(range(14))
+    with Study.open(tmp_path) as study:
+        values = [row.evaluation.values for row in study.rows("measure")]
+    # guided, not blind: some trials are near the baseline, some far smaller
+    assert min(v["accuracy_drop"] for v in values) < 0.05
+    assert min(v["size_bytes"] for v in values) < 0.5 * guidance.base["size_bytes"]

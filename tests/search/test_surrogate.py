@@ -1,0 +1,59 @@
+"""The surrogate: known weights are found again, known curves too, and children inherit errors."""
+
+import numpy as np
+import pytest
+
+from paretune.search.surrogate import Surrogate, divergence_of
+
+
+def problem(seed=0, trials=600, parameters=12):
+    """Mild genotypes, as a search visits them: three options in ten are not the unchanged one."""
+    rng = np.random.default_rng(seed)
+    damage = np.cumsum(rng.random((parameters, 4)) * 0.1, axis=1)
+    damage[:, 0] = 0.0
+    weights = rng.uniform(0.3, 3.0, parameters)
+    genotypes = rng.integers(4, size=(trials, parameters))
+    genotypes *= rng.random(genotypes.shape) < 0.3
+    divergence = damage[np.arange(parameters), genotypes] @ weights
+    return damage, weights, genotypes, divergence
+
+
+def test_known_weights_are_recovered():
+    damage, weights, genotypes, divergence = problem()
+    loss = 0.9 * (1 - np.exp(-0.5 * divergence))
+    model = Surrogate.fit(damage, 0.9, genotypes, divergence, loss)
+    assert model.weights == pytest.approx(weights, rel=0.25)
+    fresh = problem(seed=0, trials=900)[2][600:]
+    want = damage[np.arange(12), fresh] @ weights
+    assert np.corrcoef(model.divergence(fresh), want)[0, 1] > 0.99
+    mean, error = model.loss(want)
+    assert mean == pytest.approx(0.9 * (1 - np.exp(-0.5 * want)), abs=0.03)
+    assert np.all(error > 0)
+
+
+def test_few_results_leave_the_weights_alone():
+    damage, _, genotypes, divergence = problem(trials=5)
+    model = Surrogate.fit(damage, 0.9, genotypes, divergence, divergence * 0.1)
+    assert np.all(model.weights == 1)
+
+
+def test_the_curve_never_falls_whatever_the_noise():
+    damage, _, genotypes, divergence = problem()
+    loss = np.random.default_rng(2).normal(0.1, 0.2, len(divergence))
+    model = Surrogate.fit(damage, 0.9, genotypes, divergence, loss)
+    mean, _ = model.loss(np.linspace(0, 10, 200))
+    assert np.all(np.diff(mean) >= 0)
+
+
+def test_a_child_inherits_the_error_of_its_parent():
+    damage, _, genotypes, divergence = problem()
+    model = Surrogate.fit(damage, 0.9, genotypes[:0], divergence[:0], divergence[:0])
+    predicted = model.divergence(genotypes[:1])
+    assert model.inherited(genotypes[:1], predicted) == pytest.approx([1.0])
+    assert model.inherited(genotypes[:1], 2 * predicted)[0] > 1.4
+    assert model.inherited(genotypes[:1], predicted / 2)[0] < 0.8
+
+
+def test_divergence_of_a_loss_is_the_inverse_of_the_prior_curve():
+    want = np.array([0.0, 0.1, 1.0, 3.0])
+    assert divergence_of(0.9 * (1 - np.exp(-0.35 * want)), 0.9) == pytest.approx(want)
