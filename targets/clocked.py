@@ -203,7 +203,7 @@ def check_bits(
             out.setdefault(pair, []).append(layer)
     if grids:
         raise CandidateError(
-            f"{next(iter(grids))}: {target} sets its own quantisation steps and cannot use learned ones"
+            f"{next(iter(grids))}: {target} sets its own steps and cannot use learned ones"
         )
     return out
 
