@@ -31,6 +31,7 @@ from .evaluation import Artifact, Evaluation
 from .further import FurtherTarget, measured_on, relate, target_suffix
 from .latency import LatencyMeter
 from .problem import Problem
+from .resources import measure_resources
 
 
 class Evaluator:
@@ -56,6 +57,7 @@ class Evaluator:
         packed: bool = False,
         options: CompressSection | None = None,
         further: Sequence[Target] = (),
+        resources: Sequence[str] = (),
     ) -> None:
         self.task, self.space, self.target = task, space, target
         self.folder, self.timed, self.packed = folder, timed, packed
@@ -66,9 +68,10 @@ class Evaluator:
             task.network, task.example, space, torch.cat(self._calibration), options
         )
         inputs, _ = next(iter(task.search.batches(batch, limit=batch)))
-        self._meter = LatencyMeter(target, folder, inputs.numpy())
+        self._inputs, self.resources = inputs.numpy(), tuple(resources)
+        self._meter = LatencyMeter(target, folder, self._inputs)
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        self._further = tuple(FurtherTarget(self, t, folder, inputs.numpy()) for t in further)
+        self._further = tuple(FurtherTarget(self, t, folder, self._inputs) for t in further)
 
     @classmethod
     def from_job(cls, job: Mapping[str, Any], folder: str) -> Evaluator:
@@ -91,6 +94,7 @@ class Evaluator:
             packed=problem.packed,
             options=problem.job.compress,
             further=problem.further,
+            resources=problem.resources,
         )
 
     def evaluate(
@@ -157,6 +161,9 @@ class Evaluator:
                 values |= timed.values
                 errors |= timed.errors
                 notes["timing"] = timed.conditions
+        if self.resources:
+            with _clocked(seconds, "resources"):
+                values |= measure_resources(self.resources, self.target, path, self._inputs, values)
         relate(values, errors, baseline, self.task.score.name)
         if self._further:
             artifact = replace(artifact, beside={})

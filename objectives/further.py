@@ -14,6 +14,7 @@ import numpy as np
 from ..targets.target import Target
 from .evaluation import Artifact, Evaluation
 from .latency import LatencyMeter
+from .resources import measure_resources
 
 if TYPE_CHECKING:
     from ..operators.compress import Compressed
@@ -76,7 +77,7 @@ class FurtherTarget:
         self, evaluator: Evaluator, target: Target, folder: Path, inputs: np.ndarray
     ) -> None:
         self.name = target.name
-        self._evaluator, self._target = evaluator, target
+        self._evaluator, self._target, self._inputs = evaluator, target, inputs
         states = f".speed_states.{target_suffix(target.name)}.json"
         self._meter = LatencyMeter(target, folder, inputs, states)
 
@@ -110,6 +111,8 @@ class FurtherTarget:
             timed = self._meter.measure(path, reference, rung, base)
             values, errors = values | timed.values, errors | timed.errors
             notes["timing"] = timed.conditions
+        if evaluator.resources:
+            values |= measure_resources(evaluator.resources, target, path, self._inputs, values)
         relate(values, errors, base, evaluator.task.score.name)
         seconds[target_suffix(self.name)] = time.perf_counter() - begin
         return Found(artifact, *measured_on(self.name, values, errors), notes)

@@ -19,6 +19,7 @@ from ..tasks.task import Task
 from .expression import Expression
 from .further import SHARED, target_suffix
 from .objective import QUANTITIES, Objective, quantity_name
+from .resources import RESOURCES, asked_resources, check_measurable
 
 SHARED_OPTIONS = ("format", "threads", "batch", "calibration_examples", "runtime", "token_file")
 SHARED_OPTIONS += ("fingerprint", "ca", "boards", "patience")
@@ -64,7 +65,12 @@ class Problem:
     @property
     def timed(self) -> bool:
         """Whether latency is asked for by an objective or a constraint."""
-        return self.asks("latency")
+        return self.asks("latency") or self.asks("throughput")
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """Which of throughput, peak memory and energy are asked for."""
+        return asked_resources([r for r in RESOURCES if self.asks(r)])
 
     @property
     def packed(self) -> bool:
@@ -94,6 +100,8 @@ def parse_objectives(job: Job) -> tuple[Objective, ...]:
                 f"{objective.name!r} is not measured with score {job.task.score!r}",
                 f"use {score!r}",
             )
+    for i, objective in enumerate(found):
+        check_measurable([objective.name], job.where(f"objectives[{i}]"))
     return found
 
 
@@ -127,11 +135,14 @@ def value_names(job: Job) -> list[str]:
 
 
 def parse_constraints(job: Job) -> tuple[Expression, ...]:
-    """The job's constraints. Raises InputError on bad syntax or one that nothing can meet."""
-    return tuple(
-        Expression.parse(text, job.where(f"constraints[{i}]"), value_names(job))
-        for i, text in enumerate(job.constraints)
-    )
+    """The job's constraints. Raises InputError on bad syntax, one that nothing can meet, or a value
+    that this machine cannot measure."""
+    known, found = value_names(job), []
+    for i, text in enumerate(job.constraints):
+        where = job.where(f"constraints[{i}]")
+        found.append(Expression.parse(text, where, known))
+        check_measurable(found[-1].names, where)
+    return tuple(found)
 
 
 def parse_target(job: Job) -> Target:
