@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ QUANTIZABLE = frozenset(
     {"Convolution", "GroupConvolution", "MatMul", "Add", "Multiply", "Concat", "AvgPool"}
     | {"ReduceMean", "Sigmoid", "MaxPool", "Subtract", "MVN", "Interpolate"}
 )
+_NOTES = re.compile(rb"\s*<rt_info>.*?</rt_info>(?=\s*</net>)", re.DOTALL)  # how it was made
 _BIASLESS = "/WithoutBiases"  # how OpenVINO names a layer whose bias became an Add of its own
 
 
@@ -92,6 +94,7 @@ class OpenVinoCpu(ClockedTarget):
             model = self._core.read_model(onnx_model.SerializeToString())
         except Exception as error:
             raise CandidateError(f"export: OpenVINO refuses it ({brief(error)})") from error
+        _rename(model, kept)
         if layers:
             on_8_bits = set(place(onnx_model, layers).nodes)
             examples = first_examples(calibration, self.calibration_examples)
@@ -128,7 +131,10 @@ class OpenVinoCpu(ClockedTarget):
         with tempfile.TemporaryDirectory(prefix="paretune-openvino-") as folder:
             xml = Path(folder) / MODEL
             openvino.save_model(model, xml, compress_to_fp16=False)
-            parts = {MODEL: xml.read_bytes(), WEIGHTS: xml.with_suffix(".bin").read_bytes()}
+            parts = {
+                MODEL: _NOTES.sub(b"", xml.read_bytes()),
+                WEIGHTS: xml.with_suffix(".bin").read_bytes(),
+            }
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as packed:
             for name, data in parts.items():
