@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, NothingMeetsError, nearest
+from ..errors import InputError, NothingMeetsError
 from .condition import quantity_name
 from .dominance import costs, non_dominated
 from .evaluation import Evaluation
-from .expression import Expression
+from .expression import Expression, unmeasured
 from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
 from .objective import QUANTITIES, Objective
 from .point import Point, is_stable
@@ -184,14 +184,7 @@ class ParetoFront:
         if not candidates:
             raise NothingMeetsError("the study has no measured point; see the causes of failure")
         if best is not None and best not in measured:
-            several = [name for name in measured if quantity_name(name) == best]
-            raise InputError(
-                "--best",
-                f"{best!r} was measured on several targets"
-                if several
-                else f"{best!r} was not measured",
-                "write one of: " + ", ".join(several) if several else nearest(best, measured),
-            )
+            raise unmeasured(best, measured)
         goal = Expression.all_of([*([where] if where else []), *self.constraints])
         found = [p for p in candidates if goal is None or goal.holds(p.values)]
         if goal is not None and not found:
