@@ -15,6 +15,8 @@ from .target import Target
 TARGETS: dict[str, str] = {
     "onnxruntime-cpu": "onnxruntime_cpu:OnnxRuntimeCpu",
     "openvino-cpu": "openvino_cpu:OpenVinoCpu",
+    "torch-cpu": "torch_eager:TorchCpu",
+    "torch-cuda": "torch_eager:TorchCuda",
     "executorch-xnnpack": "executorch_xnnpack:ExecuTorchXnnpack",
 }
 """Name -> ``file:class`` in this folder, imported when the target is asked for."""
