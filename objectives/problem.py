@@ -21,10 +21,12 @@ from .further import SHARED, target_suffix
 from .objective import QUANTITIES, Objective, quantity_name
 from .resources import RESOURCES, asked_resources, check_measurable
 
-SHARED_OPTIONS = ("format", "threads", "batch", "calibration_examples", "runtime", "token_file")
-SHARED_OPTIONS += ("fingerprint", "ca", "boards", "patience")
-"""Options of the job's target section, for those targets that take them."""
 LEAST_CALIBRATION = 8  # examples: fewer give no usable activation ranges
+SHARED_OPTIONS = (
+    *("format", "threads", "batch", "calibration_examples"),
+    *("runtime", "token_file", "fingerprint", "ca", "boards", "patience"),
+)
+"""Options of a job's target section; a target that does not take one goes without."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import CandidateError, InputError
 from .cpu import cpu_features
 from .speed_states import SpeedStates
-from .target import Bits, Runtime, Timing
+from .target import Bits, Grid, Runtime, Timing
 from .timing import Clock, Effort, compare, learn_states
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -183,7 +183,7 @@ def check_bits(
     offered: Iterable[tuple[int, int]],
     layers: Collection[str],
     target: str,
-    grids: Mapping[str, Any] | None = None,
+    grids: Mapping[str, Grid] | None = None,
 ) -> dict[tuple[int, int], list[str]]:
     """The layers of each (weight, activation) width below float32, all of them known and offered.
 

@@ -26,7 +26,7 @@ from .clocked import (
     in_batches_of,
     require,
 )
-from .target import Bits
+from .target import Bits, Grid
 from .whole_file import write_bytes
 
 INSTALL = 'pip install "paretune[executorch]"'
@@ -64,7 +64,7 @@ class ExecuTorchXnnpack(ClockedTarget):
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
-        grids: Mapping[str, Any] | None = None,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as one ``.pte`` file; see Target.export.
 

@@ -22,7 +22,7 @@ from .clocked import ClockedTarget, Run, brief, check_bits, first_examples, requ
 from .cpu import saturates_int8
 from .onnx_export import export_model
 from .onnx_quantize import place
-from .target import Bits
+from .target import Bits, Grid
 from .whole_file import write_bytes
 
 INSTALL = 'pip install "paretune[openvino]"'
@@ -80,7 +80,7 @@ class OpenVinoCpu(ClockedTarget):
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
-        grids: Mapping[str, Any] | None = None,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as a ZIP of model.xml and model.bin; see Target.export.
 

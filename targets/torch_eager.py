@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import CandidateError, InputError
 from ..spaces.choices import Choices
 from .clocked import ClockedTarget, Run, brief, check_bits
-from .target import Bits
+from .target import Bits, Grid
 from .timing import Clock
 from .torch_program import ProgramError, read_program, write_program
 from .whole_file import write_bytes
@@ -53,7 +53,7 @@ class TorchCpu(ClockedTarget):
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
-        grids: Mapping[str, Any] | None = None,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as one safetensors file; see Target.export.
 
