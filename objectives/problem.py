@@ -113,7 +113,8 @@ def _objective(job: Job, item: Any, where: str) -> Objective:
         return Objective.parse(item, where)
     known = value_names(job)
     if isinstance(item, str) and item in known and item not in QUANTITIES:
-        return Objective(item, {})
+        targets = [str(job.target.name), *job.target.also]
+        return Objective(item, {"target": t for t in targets if item.endswith(target_suffix(t))})
     objective = Objective.parse(item, where)
     if objective.name in SHARED:
         return objective

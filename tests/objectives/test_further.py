@@ -30,7 +30,7 @@ JOB = {
     "name": "two",
     "task": {
         "model": "paretune.tasks.vision:plain_cnn",
-        "model_args": {"convs": 2, "channels": 1, "size": 8, "width": 8},
+        "model_args": {"convs": 4, "channels": 1, "size": 8, "width": 8},
         "data": {"kind": "digits"},
     },
     "objectives": [
