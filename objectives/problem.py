@@ -114,7 +114,8 @@ def _objective(job: Job, item: Any, where: str) -> Objective:
     known = value_names(job)
     if isinstance(item, str) and item in known and item not in QUANTITIES:
         targets = [str(job.target.name), *job.target.also]
-        return Objective(item, {"target": t for t in targets if item.endswith(target_suffix(t))})
+        (owner,) = [t for t in targets if item == f"{quantity_name(item)}_{target_suffix(t)}"]
+        return Objective(item, {"target": owner})
     objective = Objective.parse(item, where)
     if objective.name in SHARED:
         return objective
