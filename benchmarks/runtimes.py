@@ -114,7 +114,7 @@ NETWORKS: dict[str, Callable[[], Subject]] = {
 def plan_of(space: SearchSpace, families: tuple[str, ...]) -> CompressionPlan:
     """The plan with these families everywhere: 8 bits, half the channels, half the rank."""
     genotype = {}
-    ratios = {layer.name: layer.rank_ratios for layer in space.layers}
+    ranks = {layer.name: layer.rank_options for layer in space.layers}
     for parameter in space.parameters:
         family, _, name = parameter.partition(":")
         if family not in families:
@@ -125,10 +125,9 @@ def plan_of(space: SearchSpace, families: tuple[str, ...]) -> CompressionPlan:
             options = space.keeps[name]
             shares = [abs(count / options[0] - 0.5) for count in options]
             genotype[parameter] = shares.index(min(shares))
-        elif family == "rank" and ratios.get(name):
-            genotype[parameter] = 1 + min(
-                range(len(ratios[name])), key=lambda i: abs(ratios[name][i] - 0.5)
-            )
+        elif family == "rank" and ranks.get(name):
+            shares = [abs(min(option.shares) - 0.5) for option in ranks[name]]
+            genotype[parameter] = 1 + shares.index(min(shares))
     return space.plan(genotype)
 
 
