@@ -167,6 +167,10 @@ def pull(
     alias: Annotated[Optional[str], typer.Option(help="Registry alias, e.g. champion.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="MLflow's address.")] = None,  # noqa: UP045
     verify: Annotated[bool, typer.Option(help="Run the file again before delivering.")] = True,
+    format: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Also for these runtimes: onnx,openvino,executorch."),
+    ] = None,
 ) -> None:
     """Deliver the chosen point: model, plan, manifest and model card, verified."""
     from .deploy.pull import pull as deliver
@@ -184,6 +188,7 @@ def pull(
         register=register,
         alias=alias,
         uri=uri,
+        formats=[name.strip() for name in (format or "").split(",") if name.strip()],
     )
     print_bundle(bundle, register, alias)
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,11 @@ def write_bundle(
     plan: Mapping[str, Any],
     card: str,
     examples: tuple[np.ndarray, np.ndarray] | None,
+    further: Sequence[Path] = (),
 ) -> Bundle:
     """Write a bundle to the folder ``to``; a bundle that is there is replaced in one step.
 
+    further: files for other runtimes, under their own names.
     Until the new one is complete and on the disk, the old one stays in place. Raises InputError
     when ``to`` holds something that is not a bundle, EnvironmentFault when the disk refuses.
     """
@@ -55,6 +57,8 @@ def write_bundle(
     try:
         new.mkdir(parents=True)
         shutil.copyfile(model, new / str(manifest["model"]["file"]))
+        for path in further:
+            shutil.copyfile(path, new / path.name)
         (new / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(card, encoding="utf-8")

@@ -12,7 +12,10 @@ from ..objectives.point import Point
 from ..objectives.wording import legible, summary
 from .bundle import VERSION
 from .check import Checked
+from .formats import load_lines
 from .source import Source
+
+_SHOWN = ("accuracy", "fidelity", "size_bytes", "latency_ratio")
 
 
 def make_manifest(source: Source, point: Point, checked: Checked) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def make_manifest(source: Source, point: Point, checked: Checked) -> dict[str, A
         "checked_score": checked.score,
         "task": {k: source.job["task"].get(k) for k in ("model", "model_args", "score")},
         "input": _input(source.job, checked),
-        "load": _load_lines(file),
+        "load": load_lines(str(source.job["target"].get("name") or ""), file),
     }
 
 
@@ -70,12 +73,19 @@ def _input(job: Mapping[str, Any], checked: Checked) -> dict[str, Any]:
     }
 
 
-def _load_lines(file: str) -> list[str]:
-    return [
-        "import numpy, onnxruntime",
-        f'session = onnxruntime.InferenceSession("{file}")',
-        'outputs = session.run(None, {"input": batch})[0]  # batch: numpy float32',
-    ]
+def _runtime(environment: Mapping[str, Any]) -> str:
+    known = [k for k in ("onnxruntime", "openvino", "executorch") if k in environment]
+    return ", ".join(f"{k} {environment[k]}" for k in known) or "an unknown runtime"
+
+
+def _further(formats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The bundle's files for other runtimes: their numbers, and how to load each."""
+    lines: list[str] = []
+    for one in formats:
+        shown = [f"{n} {legible(n, one['values'].get(n))}" for n in _SHOWN if n in one["values"]]
+        lines += ["", f"`{one['file']}` on {_runtime(one['environment'])}: {', '.join(shown)}", ""]
+        lines += ["```python", *one["load"], "```"]
+    return lines
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
@@ -103,7 +113,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         f"sha256 `{manifest['model']['sha256']}`",
         f"- Scored on {manifest['examples']} examples of {rung}",
         f"- Timed on {cpu.get('model', 'an unknown processor')}, "
-        f"onnxruntime {manifest['environment'].get('onnxruntime', '?')}, "
+        f"{_runtime(manifest['environment'])}, "
         f"{manifest['environment'].get('threads', '?')} thread(s), beside the baseline",
         *([f"- {manifest['remeasured']}"] if manifest["remeasured"] else []),
         "",
@@ -116,6 +126,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         "```python",
         *manifest["load"],
         "```",
+        *_further(manifest.get("formats", ())),
         "",
         "## To be filled in",
         "",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ParetuneError
 from .bundle import Bundle, write_bundle
 from .check import Checked, check
+from .formats import check_formats, deliver
 from .manifest import make_manifest, model_card
 from .registry import register_bundle
 from .source import Source, choose, open_source
@@ -24,6 +26,7 @@ def pull(
     register: str | None = None,
     alias: str | None = None,
     uri: str | None = None,
+    formats: Sequence[str] = (),
 ) -> Bundle:
     """Deliver one point of a front as a folder: model, plan, manifest, model card.
 
@@ -33,6 +36,9 @@ def pull(
     verify: run the file again on the recorded data and refuse it when the score differs (without
         it only the sha256 is checked, and the manifest says so).
     register, alias: also put it into MLflow's model registry under that name and alias.
+    formats: files for further runtimes in the same bundle (onnx, openvino, executorch): those of
+        the search's targets as measured, others exported and measured now; see ``formats`` in the
+        manifest for each one's numbers and how to load it.
     uri: MLflow's address, default MLFLOW_TRACKING_URI or the job's.
 
     What was measured is what is delivered, byte for byte; where that cannot be (the file was not
@@ -41,6 +47,7 @@ def pull(
 
     >>> bundle = pull("studies/resnet20", "out", where="accuracy_drop <= 0.01", best="latency_ms")
     """
+    check_formats(formats)
     opened = open_source(source, uri)
     point = choose(opened, where, best, trial)
     recorded = point.evaluation
@@ -58,9 +65,13 @@ def pull(
         if model is None or artifact != recorded.artifact:
             model = scratch / "artifacts" / artifact.file_name
         manifest = make_manifest(opened, point, checked)
+        further = [deliver(opened, point, name, scratch / "formats") for name in formats]
+        if further:
+            manifest["formats"] = [dict(one.entry) for one in further]
         plan = checked.evaluation.plan.to_json()
         card = model_card(manifest)
-        bundle = write_bundle(Path(to), model, manifest, plan, card, checked.examples)
+        files = [one.path for one in further]
+        bundle = write_bundle(Path(to), model, manifest, plan, card, checked.examples, files)
     if register is not None:
         register_bundle(bundle, register, alias, _registry_uri(opened, uri))
     return bundle

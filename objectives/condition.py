@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .objective import QUANTITIES
+from .objective import QUANTITIES, quantity_name
 
 Values = Mapping[str, float]
 
@@ -24,12 +24,6 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "!=": operator.ne,
 }
 _OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
-
-
-def quantity_name(name: str) -> str | None:
-    """The quantity behind a value's name: ``latency_ms_openvino_cpu`` is a ``latency_ms``."""
-    owners = [q for q in QUANTITIES if name == q or name.startswith(q + "_")]
-    return max(owners, key=len) if owners else None
 
 
 def unit_of(name: str) -> str:

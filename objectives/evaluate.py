@@ -7,8 +7,9 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from ..tasks.sections import CompressSection
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation
+from .further import FurtherTarget, measured_on, relate, target_suffix
 from .latency import LatencyMeter
 from .problem import Problem
+from .resources import measure_resources
 
 
 class Evaluator:
@@ -53,6 +56,8 @@ class Evaluator:
         timed: bool = True,
         packed: bool = False,
         options: CompressSection | None = None,
+        further: Sequence[Target] = (),
+        resources: Sequence[str] = (),
     ) -> None:
         self.task, self.space, self.target = task, space, target
         self.folder, self.timed, self.packed = folder, timed, packed
@@ -63,8 +68,10 @@ class Evaluator:
             task.network, task.example, space, torch.cat(self._calibration), options
         )
         inputs, _ = next(iter(task.search.batches(batch, limit=batch)))
-        self._meter = LatencyMeter(target, folder, inputs.numpy())
+        self._inputs, self.resources = inputs.numpy(), tuple(resources)
+        self._meter = LatencyMeter(target, folder, self._inputs)
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        self._further = tuple(FurtherTarget(self, t, folder, self._inputs) for t in further)
 
     @classmethod
     def from_job(cls, job: Mapping[str, Any], folder: str) -> Evaluator:
@@ -86,6 +93,8 @@ class Evaluator:
             timed=problem.timed,
             packed=problem.packed,
             options=problem.job.compress,
+            further=problem.further,
+            resources=problem.resources,
         )
 
     def evaluate(
@@ -127,12 +136,13 @@ class Evaluator:
             with _clocked(seconds, "compress"):
                 made = self.compressor.compress(plan)
             with _clocked(seconds, "export"):
+                known = artifact
                 if artifact is None or not self._path(artifact).exists():
-                    artifact = self._export(made)
+                    artifact = self.export(self.target, made)
             path = self._path(artifact)
             with _clocked(seconds, "score"):
                 split = self.task.search if rung == "measure" else self.task.evaluate
-                result = self.task.score.measure(self._predict(path), split)
+                result = self.task.score.measure(self.predict(self.target, path), split)
         values = dict(result.values)
         errors = dict(result.errors)
         values |= {
@@ -151,7 +161,19 @@ class Evaluator:
                 values |= timed.values
                 errors |= timed.errors
                 notes["timing"] = timed.conditions
-        _relate(values, errors, baseline, self.task.score.name)
+        if self.resources:
+            with _clocked(seconds, "resources"):
+                values |= measure_resources(self.resources, self.target, path, self._inputs, values)
+        relate(values, errors, baseline, self.task.score.name)
+        if self._further:
+            artifact = replace(artifact, beside={})
+            own = measured_on(self.target.name, values, errors)
+            values, errors = values | own[0], errors | own[1]
+        for other in self._further:
+            found = other.measure(made, rung, baseline, known, seconds)
+            artifact = replace(artifact, beside={**artifact.beside, other.name: found.artifact})
+            values, errors = values | found.values, errors | found.errors
+            notes[target_suffix(other.name)] = found.notes
         return Evaluation(
             plan=plan,
             rung=rung,
@@ -162,17 +184,17 @@ class Evaluator:
             notes=notes,
         )
 
-    def _export(self, made: Compressed) -> Artifact:
+    def export(self, target: Target, made: Compressed) -> Artifact:
         """The exported file under its content's name; the write is atomic and durable."""
         folder = self.folder / "artifacts"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-            path = Path(scratch) / f"model.{self.target.format}"
+            path = Path(scratch) / f"model.{target.format}"
             batches = (b.numpy() for b in self._calibration)
-            self.target.export(
+            target.export(
                 made.network, self.task.example, made.bits, batches, path, grids=made.grids
             )
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            artifact = Artifact(digest, path.stat().st_size, self.target.format)
+            artifact = Artifact(digest, path.stat().st_size, target.format)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(path, folder / artifact.file_name)
@@ -186,8 +208,9 @@ class Evaluator:
             return None
         return self._path(baseline.artifact)
 
-    def _predict(self, path: Path) -> Predict:
-        runtime = self.target.load(path)
+    def predict(self, target: Target, path: Path) -> Predict:
+        """Outputs of an exported file, as a score wants them."""
+        runtime = target.load(path)
 
         def predict(inputs: Tensor) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
@@ -197,31 +220,13 @@ class Evaluator:
     def predictions_agree(self, plan: CompressionPlan, artifact: Artifact) -> float:
         """Share of search examples on which the exported file and the torch network agree."""
         network = self.compressor.compress(plan).network
-        predict = self._predict(self._path(artifact))
+        predict = self.predict(self.target, self._path(artifact))
         same = total = 0
         with torch.inference_mode():
             for inputs, _ in self.task.search.batches(100):
                 same += int((network(inputs).argmax(1) == predict(inputs).argmax(1)).sum())
                 total += len(inputs)
         return same / total
-
-
-def _relate(
-    values: dict[str, float],
-    errors: dict[str, float],
-    baseline: Evaluation | None,
-    score: str,
-) -> None:
-    """Add the numbers that are relative to the baseline."""
-    base: Mapping[str, float] = baseline.values if baseline is not None else values
-    values["size_ratio"] = values["size_bytes"] / base["size_bytes"]
-    values["compression_ratio"] = base["size_bytes"] / values["size_bytes"]
-    if "archive_bytes" in values:
-        values["archive_ratio"] = values["archive_bytes"] / base["size_bytes"]
-    if score in base and score in values:
-        values["accuracy_drop"] = base[score] - values[score]
-        if score in errors:
-            errors["accuracy_drop"] = errors[score]
 
 
 @contextmanager

@@ -18,15 +18,36 @@ RUNGS = ("screen", "measure", "recover", "confirm")
 
 @dataclass(frozen=True)
 class Artifact:
-    """An exported file, named by its content: ``artifacts/<sha256>.<format>`` in the study."""
+    """An exported file, named by its content: ``artifacts/<sha256>.<format>`` in the study.
+
+    beside: in a job with several targets, the same plan's files for the further ones, by target.
+    """
 
     sha256: str
     size_bytes: int
     format: str  # the file's extension, e.g. "onnx"
+    beside: Mapping[str, Artifact] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
         return f"{self.sha256}.{self.format}"
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        """This file and those beside it."""
+        return (self, *self.beside.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; :meth:`from_json` reads it back equal."""
+        data: dict[str, Any] = {k: v for k, v in vars(self).items() if k != "beside"}
+        if self.beside:
+            data["beside"] = {target: file.to_json() for target, file in self.beside.items()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Artifact:
+        beside = {target: cls.from_json(file) for target, file in data.get("beside", {}).items()}
+        return cls(data["sha256"], data["size_bytes"], data["format"], beside)
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,7 @@ class Evaluation:
             "rung": self.rung,
             "values": dict(self.values),
             "errors": dict(self.errors),
-            "artifact": vars(self.artifact) if self.artifact else None,
+            "artifact": self.artifact.to_json() if self.artifact else None,
             "cause": self.cause,
             "detail": self.detail,
             "seconds": dict(self.seconds),
@@ -103,7 +124,7 @@ class Evaluation:
             rung=data["rung"],
             values=_finite(data.get("values"), f"{where}.values"),
             errors=_finite(data.get("errors"), f"{where}.errors"),
-            artifact=Artifact(**artifact) if artifact else None,
+            artifact=Artifact.from_json(artifact) if artifact else None,
             cause=data.get("cause"),
             detail=data.get("detail"),
             seconds=_finite(data.get("seconds"), f"{where}.seconds"),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .condition import (
     All,
     Comparison,
@@ -105,6 +105,15 @@ class Expression:
 
     def __str__(self) -> str:
         return str(self.condition)
+
+
+def unmeasured(name: str, measured: Iterable[str], where: str = "--best") -> InputError:
+    """What to raise for a value that was not measured under this name."""
+    several = [other for other in measured if quantity_name(other) == name]
+    if several:
+        problem = f"{name!r} was measured on several targets"
+        return InputError(where, problem, "write one of: " + ", ".join(several))
+    return InputError(where, f"{name!r} was not measured", nearest(name, measured))
 
 
 def _check_bound(leaf: Comparison, where: str) -> None:

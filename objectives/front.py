@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, NothingMeetsError, nearest
+from ..errors import InputError, NothingMeetsError
 from .condition import quantity_name
 from .dominance import costs, non_dominated
 from .evaluation import Evaluation
-from .expression import Expression
+from .expression import Expression, unmeasured
 from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
 from .objective import QUANTITIES, Objective
 from .point import Point, is_stable
@@ -52,8 +52,10 @@ class ParetoFront:
         parents: Mapping[int, int] | None = None,
     ) -> None:
         self.objectives = tuple(objectives)
+        rows = list(rows)
+        known = {*QUANTITIES, *(name for _, evaluation in rows for name in evaluation.values)}
         self.constraints = tuple(
-            c if isinstance(c, Expression) else Expression.parse(c, "constraints")
+            c if isinstance(c, Expression) else Expression.parse(c, "constraints", known)
             for c in constraints
         )
         self._condition = Expression.all_of(self.constraints)
@@ -176,13 +178,13 @@ class ParetoFront:
         the nearest point and what it misses.
         """
         candidates = [p for p in self.points if p.trusted]
-        measured = sorted({name for p in candidates for name in p.values})
+        measured = [name for name in self.names if any(name in p.values for p in candidates)]
         if isinstance(where, str):
             where = Expression.parse(where, "--where", measured or QUANTITIES)
         if not candidates:
             raise NothingMeetsError("the study has no measured point; see the causes of failure")
         if best is not None and best not in measured:
-            raise InputError("--best", f"{best!r} was not measured", nearest(best, measured))
+            raise unmeasured(best, measured)
         goal = Expression.all_of([*([where] if where else []), *self.constraints])
         found = [p for p in candidates if goal is None or goal.holds(p.values)]
         if goal is not None and not found:
@@ -208,6 +210,13 @@ class ParetoFront:
         if goal is None or not measured:
             return measured[0] if measured else None
         return min(measured, key=lambda p: (goal.violation(p.values), p.number))
+
+    @property
+    def names(self) -> list[str]:
+        """The values that conditions may use; with several targets only those with a suffix."""
+        measured = {name for p in self.points for name in p.values}
+        several = {quantity_name(name) for name in measured if name not in QUANTITIES}
+        return sorted(measured - several)
 
     def knee(self) -> Point:
         """The balanced choice: the front's point that alone covers most of the hypervolume of the

@@ -42,10 +42,14 @@ class LatencyMeter:
     """Times files on one target for one study, shared by all its workers through file locks.
 
     folder: the study folder. inputs: the batch that is timed, float32 (batch, ...).
+    states: the file in it that keeps the machine's speed states.
     """
 
-    def __init__(self, target: Target, folder: Path, inputs: np.ndarray) -> None:
+    def __init__(
+        self, target: Target, folder: Path, inputs: np.ndarray, states: str = SPEED_STATES
+    ) -> None:
         self._target, self._folder, self._inputs = target, folder, inputs
+        self._states = folder / states
 
     def measure(self, path: Path, reference: Path, rung: str, baseline: Evaluation | None) -> Timed:
         """Latency of ``path`` beside the file ``reference`` (the baseline's own, or itself).
@@ -115,7 +119,7 @@ class LatencyMeter:
 
     def _known_states(self) -> SpeedStates | None:
         """The machine's speed states as learned with the first baseline."""
-        path = self._folder / SPEED_STATES
+        path = self._states
         if not path.exists():
             return None
         return SpeedStates.from_json(json.loads(path.read_text(encoding="utf-8")), path.name)
@@ -123,7 +127,7 @@ class LatencyMeter:
     def _keep_states(self) -> None:
         if self._target.states is not None and self._known_states() is None:
             states = json.dumps(self._target.states.to_json())
-            (self._folder / SPEED_STATES).write_text(states, encoding="utf-8")
+            self._states.write_text(states, encoding="utf-8")
 
 
 @contextmanager

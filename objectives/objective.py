@@ -54,7 +54,7 @@ class Objective:
 
     @property
     def maximize(self) -> bool:
-        return QUANTITIES[self.name].maximize
+        return QUANTITIES[quantity_name(self.name) or self.name].maximize
 
     @property
     def direction(self) -> str:
@@ -71,6 +71,12 @@ class Objective:
         if name not in QUANTITIES:
             raise InputError(where, f"unknown objective {name!r}", nearest(name, QUANTITIES))
         return cls(name, options or {})
+
+
+def quantity_name(name: str) -> str | None:
+    """The quantity behind a value's name: ``latency_ms_openvino_cpu`` is a ``latency_ms``."""
+    owners = [q for q in QUANTITIES if name == q or name.startswith(q + "_")]
+    return max(owners, key=len) if owners else None
 
 
 def _single(item: Any, where: str) -> tuple[str, Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .answers import answers, conclusion, ratio
 from .figure import front_figure
 from .table import write_whole
+from .target_fronts import differences
 from .wording import label, legible, points
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def front_page(
 <section>
 {picture}
 <p class="note">Drag to zoom, double click to see all points, hover for a plan, click a point to
-find it in the table. {escape(_outside(front))}</p>
+find it in the table. {escape(_outside(front))}</p>{_targets(front)}
 </section>
 {_table(front)}
 <footer>{_footer(front)}</footer>
@@ -64,6 +65,11 @@ find it in the table. {escape(_outside(front))}</p>
 </body>
 </html>
 """
+
+
+def _targets(front: ParetoFront) -> str:
+    """With several targets: where their fronts differ."""
+    return "".join(f'\n<p class="note">{escape(line)}</p>' for line in differences(front))
 
 
 def write_page(

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from ..spaces.choices import Choices
 from ..spaces.discover import discover
 from ..spaces.space import SearchSpace
-from ..targets.catalogue import make_target
+from ..targets.catalogue import make_target, option_names
 from ..targets.target import Target
 from ..tasks.job import Job, load_job
 from ..tasks.load import load_task
 from ..tasks.sections import Prune, Rank
 from ..tasks.task import Task
 from .expression import Expression
-from .objective import Objective
+from .further import SHARED, target_suffix
+from .objective import QUANTITIES, Objective, quantity_name
+from .resources import RESOURCES, asked_resources, check_measurable
 
 LEAST_CALIBRATION = 8  # examples: fewer give no usable activation ranges
+SHARED_OPTIONS = (
+    *("format", "threads", "batch", "calibration_examples"),
+    *("runtime", "token_file", "fingerprint", "ca", "boards", "patience"),
+)
+"""Options of a job's target section; a target that does not take one goes without."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """Everything that a search, a worker and a delivery share, built from one job.
 
-    constraints: what a point must satisfy to be on the front.
+    constraints: what a point must satisfy to be on the front. further: targets beside the first.
     """
 
     job: Job
@@ -34,6 +42,7 @@ class Problem:
     space: SearchSpace
     objectives: tuple[Objective, ...]
     constraints: tuple[Expression, ...]
+    further: tuple[Target, ...] = ()
 
     @classmethod
     def from_job(cls, job: Job) -> Problem:
@@ -44,7 +53,7 @@ class Problem:
         job = load_job(job)
         objectives = parse_objectives(job)
         constraints = parse_constraints(job)
-        target = parse_target(job)
+        target, *further = parse_targets(job)
         task = load_task(job)
         if len(task.train) < LEAST_CALIBRATION:
             raise InputError(
@@ -52,12 +61,18 @@ class Problem:
                 f"'train' holds {len(task.train)} examples, too few to calibrate on",
                 f"give at least {LEAST_CALIBRATION}",
             )
-        return cls(job, task, target, find_space(job, task, target), objectives, constraints)
+        space = find_space(job, task, target, further)
+        return cls(job, task, target, space, objectives, constraints, tuple(further))
 
     @property
     def timed(self) -> bool:
         """Whether latency is asked for by an objective or a constraint."""
-        return self.asks("latency")
+        return self.asks("latency") or self.asks("throughput")
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """Which of throughput, peak memory and energy are asked for."""
+        return asked_resources([r for r in RESOURCES if self.asks(r)])
 
     @property
     def packed(self) -> bool:
@@ -75,31 +90,82 @@ class Problem:
 def parse_objectives(job: Job) -> tuple[Objective, ...]:
     """The job's objectives. Raises InputError on an unknown one, or none for the score."""
     found = tuple(
-        Objective.parse(item, job.where(f"objectives[{i}]"))
+        _objective(job, item, job.where(f"objectives[{i}]"))
         for i, item in enumerate(job.objectives)
     )
     score = "fidelity" if job.task.score == "fidelity" else "accuracy"
     other = "accuracy" if score == "fidelity" else "fidelity"
     for i, objective in enumerate(found):
-        if objective.name in (other, "divergence") and objective.name != score:
+        if quantity_name(objective.name) in (other, "divergence"):
             raise InputError(
                 job.where(f"objectives[{i}]"),
                 f"{objective.name!r} is not measured with score {job.task.score!r}",
                 f"use {score!r}",
             )
+    for i, objective in enumerate(found):
+        check_measurable([objective.name], job.where(f"objectives[{i}]"))
     return found
 
 
+def _objective(job: Job, item: Any, where: str) -> Objective:
+    """An objective; with several targets under the name of its target's value."""
+    if not job.target.also:
+        return Objective.parse(item, where)
+    known = value_names(job)
+    if isinstance(item, str) and item in known and item not in QUANTITIES:
+        targets = [str(job.target.name), *job.target.also]
+        (owner,) = [t for t in targets if item == f"{quantity_name(item)}_{target_suffix(t)}"]
+        return Objective(item, {"target": owner})
+    objective = Objective.parse(item, where)
+    if objective.name in SHARED:
+        return objective
+    if "target" not in objective.options:
+        choices = [name for name in known if quantity_name(name) == objective.name]
+        raise InputError(
+            where,
+            f"{objective.name!r} differs between the targets",
+            "write one of: " + ", ".join(choices),
+        )
+    end = target_suffix(str(objective.options["target"]))
+    return Objective(f"{objective.name}_{end}", objective.options)
+
+
+def value_names(job: Job) -> list[str]:
+    """The names of values that a job's conditions may use."""
+    if not job.target.also:
+        return list(QUANTITIES)
+    ends = [target_suffix(t) for t in (str(job.target.name), *job.target.also)]
+    return [n for q in QUANTITIES for n in ([q] if q in SHARED else [f"{q}_{e}" for e in ends])]
+
+
 def parse_constraints(job: Job) -> tuple[Expression, ...]:
-    """The job's constraints. Raises InputError on bad syntax or one that nothing can meet."""
-    return tuple(
-        Expression.parse(text, job.where(f"constraints[{i}]"))
-        for i, text in enumerate(job.constraints)
-    )
+    """The job's constraints. Raises InputError on bad syntax, one that nothing can meet, or a value
+    that this machine cannot measure."""
+    known, found = value_names(job), []
+    for i, text in enumerate(job.constraints):
+        where = job.where(f"constraints[{i}]")
+        found.append(Expression.parse(text, where, known))
+        check_measurable(found[-1].names, where)
+    return tuple(found)
 
 
 def parse_target(job: Job) -> Target:
-    """The job's target, with its options."""
+    """The job's (first) target, with its options."""
+    return _target(job, str(job.target.name or "onnxruntime-cpu"))
+
+
+def parse_targets(job: Job) -> list[Target]:
+    """All of the job's targets, the first one first. Raises InputError on an unknown one."""
+    for name in job.target.options:
+        known = [str(job.target.name), *job.target.also]
+        if name not in known:
+            place = job.where("target.options")
+            raise InputError(place, f"{name!r} is no target of this job", nearest(name, known))
+    return [parse_target(job), *(_target(job, name) for name in job.target.also)]
+
+
+def _target(job: Job, name: str) -> Target:
+    where = job.where("target.name")
     options: dict[str, Any] = {
         "format": job.target.format,
         "threads": job.target.threads,
@@ -112,14 +178,22 @@ def parse_target(job: Job) -> Target:
         options["ranges"] = job.compress.activation_ranges
     if job.compress.linears != "packed":
         options["linears"] = job.compress.linears
-    name = job.target.name or "onnxruntime-cpu"
-    return make_target(name, options, job.where("target.name"))
+    known = option_names(name, where)
+    options = {
+        key: value for key, value in options.items() if key in known or key not in SHARED_OPTIONS
+    }
+    return make_target(name, options | job.target.options.get(name, {}), where)
 
 
-def find_space(job: Job, task: Task, target: Target) -> SearchSpace:
-    """The search space that the job allows on this target."""
+def find_space(job: Job, task: Task, target: Target, further: Sequence[Target] = ()) -> SearchSpace:
+    """The search space that the job allows on this target, at widths that all targets run."""
     spec = job.space
-    choices = _choices(job, target.choices)
+    offered = target.choices
+    for other in further:
+        common = tuple(pair for pair in offered.bits if pair in other.choices.bits)
+        more = tuple(pair for pair in offered.more_bits if pair in other.choices.more_bits)
+        offered = replace(offered, bits=common, more_bits=more)
+    choices = _choices(job, offered)
     try:
         return discover(
             task.network,

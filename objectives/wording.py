@@ -22,6 +22,8 @@ LABELS = {
     "macs": "MACs",
     "params": "Parameters",
     "peak_memory_bytes": "Peak memory",
+    "throughput": "Throughput",
+    "energy_mj": "Energy",
 }
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -255,7 +255,7 @@ class Driver:
         if evaluation.cause is not None:
             self._causes[evaluation.cause] += 1
         if evaluation.artifact is not None:
-            self._files[evaluation.artifact.sha256] = evaluation.artifact
+            self._files |= {file.sha256: file for file in evaluation.artifact.files}
 
     def _look_back(self) -> None:
         """Give up when nothing works; from time to time remove files that no one will want."""
@@ -276,7 +276,7 @@ class Driver:
         baselines = [self._study.baseline_at(rung) for rung in ("measure", "confirm")]
         found = [e for e in baselines if e is not None] if front else []
         found += [row.evaluation for row in self._study.rows() if row.number in front]
-        return {e.artifact.sha256 for e in found if e.artifact is not None}
+        return {file.sha256 for e in found if e.artifact is not None for file in e.artifact.files}
 
     def _keep_front_files(self) -> None:
         """After the last worker has gone: only the front's files stay, and Optuna's tables get

@@ -49,7 +49,7 @@ class _Job:
             "plan": self.plan.to_json(),
             "rung": self.rung,
             "baseline": self.baseline.to_json() if self.baseline else None,
-            "artifact": vars(self.artifact) if self.artifact else None,
+            "artifact": self.artifact.to_json() if self.artifact else None,
         }
 
 

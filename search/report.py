@@ -13,8 +13,10 @@ from ..deploy.bundle import Bundle
 from ..errors import InputError, NothingMeetsError
 from ..objectives.expression import Expression
 from ..objectives.front import ParetoFront
+from ..objectives.objective import QUANTITIES
 from ..objectives.page import front_page
 from ..objectives.point import Point
+from ..objectives.target_fronts import differences
 from ..objectives.wording import label, legible
 from ..spaces.space import SearchSpace
 from ..trackers.study import Study
@@ -105,6 +107,8 @@ def print_front(front: ParetoFront, folder: Path, console: Console | None = None
     console.print(front_table(front, list(front)[:WIDEST]))
     if len(front) > WIDEST:
         console.print(f"... and {len(front) - WIDEST} more: paretune front {folder} --format csv")
+    for line in differences(front):
+        console.print(line, highlight=False, markup=False)
     console.print(
         f"hypervolume {front.hypervolume():.4f}, near the baseline "
         f"{front.hypervolume_useful():.4f}; files in {folder}",
@@ -155,7 +159,7 @@ def front_text(study: Study, where: str | None, format: str, everything: bool) -
         return front_page(front, study.measured_front().history(), study.name)
     points = list(front.points if everything else front)
     if where is not None:
-        condition = Expression.parse(where, "--where")
+        condition = Expression.parse(where, "--where", front.names or QUANTITIES)
         points = [p for p in points if condition.holds(p.values)]
         if not points:
             front.choose(where, front.objectives[0].name)
@@ -171,6 +175,8 @@ def front_text(study: Study, where: str | None, format: str, everything: bool) -
     console = Console()
     with console.capture() as captured:
         console.print(front_table(front, points))
+        for line in differences(front):
+            console.print(line, highlight=False, markup=False)
     return str(captured.get())
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ..errors import EnvironmentFault, InputError
 from ..objectives.page import write_page
-from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_target
+from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
 from ..tasks.job import Job, load_job
 from ..trackers.layout import DATABASE
 from ..trackers.study import Study
@@ -80,7 +80,7 @@ class Search:
         check_sampler(self.job.search.sampler, self.job.where("search.sampler"))
         parse_objectives(self.job)
         parse_constraints(self.job)
-        parse_target(self.job)
+        parse_targets(self.job)
 
     def run(self, display: str = "auto", listeners: Sequence[Listener] = ()) -> Study:
         """Search until the budget is spent, measure the front again, write it down; the study.

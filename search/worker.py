@@ -63,7 +63,7 @@ def _answer(evaluator: Any, request: dict[str, Any], cap_gb: float | None) -> di
     """Evaluate one plan; whatever goes wrong with it becomes a failed evaluation."""
     plan, rung = CompressionPlan.from_json(request["plan"]), request["rung"]
     baseline = Evaluation.from_json(request["baseline"]) if request["baseline"] else None
-    artifact = Artifact(**request["artifact"]) if request["artifact"] else None
+    artifact = Artifact.from_json(request["artifact"]) if request["artifact"] else None
     try:
         evaluation: Evaluation = evaluator.evaluate(
             plan, rung=rung, baseline=baseline, artifact=artifact

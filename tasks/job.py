@@ -217,6 +217,10 @@ def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
     """Take the target's name, batch and threads from the objectives that name them."""
     target = data["target"]
     stated = {k: target[k] for k in job.target.model_fields_set if target[k] is not None}
+    targets = list(
+        dict.fromkeys([*([stated["name"]] if "name" in stated else []), *target["also"]])
+    )
+    data["objectives"] = [each for item in data["objectives"] for each in _one_target_each(item)]
     for index, item in enumerate(data["objectives"]):
         name, options = next(iter(item.items())) if isinstance(item, dict) else ("", None)
         for option, key in (("target", "name"), ("batch", "batch"), ("threads", "threads")):
@@ -228,12 +232,25 @@ def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
                 raise InputError(spot, f"expected a target's name, got {value!r:.80}", "")
             if key != "name" and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputError(spot, f"expected a whole number, got {value!r:.80}", "")
+            if key == "name":
+                targets += [] if value in targets else [value]
+                continue
             if stated.setdefault(key, value) != value:
                 raise InputError(
                     spot,
                     f"{value!r:.80} differs from {stated[key]!r:.80} named before",
-                    "a job is measured on one target, with one batch size and thread count",
+                    "a job is measured with one batch size and thread count",
                 )
     data["target"] = target | stated
-    data["target"]["name"] = data["target"]["name"] or DEFAULT_TARGET
+    targets = targets or [DEFAULT_TARGET]
+    data["target"] |= {"name": targets[0], "also": targets[1:]}
     return data
+
+
+def _one_target_each(item: Any) -> list[Any]:
+    """``{latency_ms: {target: [a, b]}}`` as one objective for a and one for b."""
+    name, options = next(iter(item.items())) if isinstance(item, dict) else ("", None)
+    named = (options or {}).get("target")
+    if not isinstance(named, list):
+        return [item]
+    return [{name: options | {"target": target}} for target in named]

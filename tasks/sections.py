@@ -211,9 +211,13 @@ class TargetSection(Section):
     """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu.
 
     format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
+    also: further targets that every plan is measured on (objectives may name them too). options:
+        what only some targets take, by target: ``{openvino-cpu: {precision: bfloat16}}``.
     """
 
     name: Text | None = None
+    also: Annotated[tuple[Text, ...], Field(strict=False, max_length=7)] = ()
+    options: dict[Text, dict[str, Any]] = Field(default_factory=dict)
     format: Literal["qoperator", "qdq", "dynamic"] = "qoperator"
     calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1

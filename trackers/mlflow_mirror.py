@@ -146,10 +146,8 @@ class Mirror:
         if self.settings.artifacts == "none":
             return
         present = runs.artifacts("models")
-        for point in front:
-            artifact = point.evaluation.artifact
-            if artifact is None:
-                continue
+        exported = [(p, p.evaluation.artifact) for p in front if p.evaluation.artifact]
+        for point, artifact in [(p, file) for p, main in exported for file in main.files]:
             name = f"models/{artifact.file_name}"
             if present.get(name) == artifact.size_bytes:
                 continue

@@ -221,10 +221,17 @@ def test_messages_name_the_line(tmp_path) -> None:
     assert refusal(file).startswith(f"{file}:1: name: expected text, got False; put quotes")
 
 
-def test_one_target_a_job() -> None:
+def test_targets_are_those_named_the_section_first() -> None:
     data = with_value("target", {"name": "here"})
-    data["objectives"] = ["accuracy", {"latency_ms": {"target": "there"}}]
-    assert "objectives[1].latency_ms.target: 'there' differs from 'here'" in refusal(data)
+    data["objectives"] = ["macs", {"latency_ms": {"target": "there"}}]
+    job = load_job(data)
+    assert (job.target.name, job.target.also) == ("here", ("there",))
+    data["objectives"] = ["macs", {"latency_ms": {"target": ["a", "b"]}}]
+    job = load_job({**data, "target": {}})
+    assert (job.target.name, job.target.also) == ("a", ("b",))
+    assert job.objectives[1:] == ({"latency_ms": {"target": "a"}}, {"latency_ms": {"target": "b"}})
+    data["objectives"] = ["accuracy", {"latency_ms": {"batch": 2}}, {"latency_ratio": {"batch": 3}}]
+    assert "objectives[2].latency_ratio.batch: 3 differs from 2" in refusal(data)
     data["objectives"] = ["accuracy", {"latency_ms": {"target": 3}}]
     assert "expected a target's name, got 3" in refusal(data)
     data["objectives"] = ["accuracy", {"latency_ms": {"target": "here", "batch": True}}]

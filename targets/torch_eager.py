@@ -1,0 +1,144 @@
+"""The targets ``torch-cpu`` and ``torch-cuda``: PyTorch itself, eager or compiled."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import CandidateError, InputError
+from ..spaces.choices import Choices
+from .clocked import ClockedTarget, Run, brief, check_bits
+from .target import Bits, Grid
+from .timing import Clock
+from .torch_program import ProgramError, read_program, write_program
+from .whole_file import write_bytes
+
+
+class TorchCpu(ClockedTarget):
+    """Run in PyTorch on the CPU: float32, and bfloat16 layer by layer.
+
+    The artifact holds the operators as JSON and the tensors as safetensors (see torch_program.py):
+    no pickle, and the network's class is not needed to load it.
+    compile: run through ``torch.compile`` (needs a C++ compiler; minutes for a large network).
+    The other options are those of :class:`.clocked.ClockedTarget`.
+    """
+
+    name = "torch-cpu"
+    format = "safetensors"
+    choices = Choices(bits=((32, 32), (16, 16)))
+    expensive = False
+    device = "cpu"
+    half = torch.bfloat16
+
+    def __init__(self, *, compile: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        if not isinstance(compile, bool):
+            raise InputError("compile", f"expected true or false, got {compile!r}", "")
+        self.compile = compile
+
+    def _versions(self) -> dict[str, Any]:
+        return {"torch": torch.__version__, "compile": self.compile}
+
+    def export(
+        self,
+        network: nn.Module,
+        example: torch.Tensor,
+        bits: Mapping[str, Bits],
+        calibration: Iterable[np.ndarray],
+        path: Path,
+        grids: Mapping[str, Grid] | None = None,
+    ) -> None:
+        """Write ``network`` as one safetensors file; see Target.export.
+
+        Raises CandidateError naming the layer, or the operator that cannot be kept.
+        """
+        names = dict(network.named_modules())
+        layers = check_bits(bits, self.choices.bits, names, self.name, grids).get((16, 16), [])
+        copied = copy.deepcopy(network).eval()
+        for layer in layers:
+            parent, _, leaf = layer.rpartition(".")
+            inner = copied.get_submodule(layer)
+            setattr(copied.get_submodule(parent), leaf, _Half(inner, self.half))
+        try:
+            data = write_program(copied, example)
+        except Exception as error:
+            raise CandidateError(f"export: torch.export refuses it ({brief(error)})") from error
+        write_bytes(Path(path), data)
+
+    def _open(self, data: bytes, threads: int, batch: int | None, where: str) -> Run:
+        try:
+            network: Any = read_program(data, self.device)
+        except ProgramError as error:
+            raise CandidateError(f"{where}: {error}") from error
+        if self.compile:
+            network = torch.compile(network, dynamic=batch is None)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+        def run(inputs: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return network(torch.from_numpy(inputs).to(self.device)).float().cpu().numpy()  # type: ignore[no-any-return]
+
+        return run
+
+
+class TorchCuda(TorchCpu):
+    """The same on an NVIDIA GPU, float16 instead of bfloat16, timed with CUDA events."""
+
+    name = "torch-cuda"
+    device = "cuda"
+    half = torch.float16
+
+    def __init__(self, *, compile: bool = False, **options: Any) -> None:
+        if not torch.cuda.is_available():
+            raise InputError(
+                "target 'torch-cuda'", "there is no CUDA device here", "use 'torch-cpu'"
+            )
+        super().__init__(compile=compile, **options)
+
+    def _versions(self) -> dict[str, Any]:
+        gpu = torch.cuda.get_device_name()
+        return super()._versions() | {"cuda": torch.version.cuda, "gpu": gpu}
+
+    @property
+    def _clock(self) -> Clock:
+        return CudaClock()
+
+
+class CudaClock:
+    """Nanoseconds on the GPU's own clock: each reading is a CUDA event that is waited for."""
+
+    __name__ = "cuda_events"
+
+    def __init__(self) -> None:
+        self._last: Any = None
+        self._ns = 0
+
+    def __call__(self) -> int:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        event.synchronize()
+        if self._last is None:
+            self._ns = time.perf_counter_ns()
+        else:
+            self._ns += round(self._last.elapsed_time(event) * 1e6)
+        self._last = event
+        return self._ns
+
+
+class _Half(nn.Module):
+    """A layer that computes in half precision; what enters and leaves it is float32."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.dtype = layer.to(dtype), dtype
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs.to(self.dtype)).float()  # type: ignore[no-any-return]
