@@ -3,7 +3,7 @@
     PARETUNE_DATA=... python benchmarks/recover.py --depth 56 --macs 0.5 --epochs 10 --out runs/r56
 
 Prunes the inner channels of every residual block so that the network keeps the given share of its
-multiply-accumulates and the outputs change least (one divergence a block and option on 256 training
+multiply-accumulates and the outputs change least (one divergence a block and option on 128 training
 images, then the exact best combination), and trains it from the original. Nothing is chosen on
 ``val``: it is scored before and after. The training is kept in ``--out`` and goes on from there.
 """
@@ -56,10 +56,10 @@ def job(depth: int, data: Path) -> dict[str, object]:
 
 def pruned_plan(task: Task, space: SearchSpace, keep_macs: float) -> CompressionPlan:
     """The plan of inner channels at ``keep_macs`` of the MACs that changes the outputs least."""
-    inputs = torch.cat(task.calibration(256))
+    inputs = torch.cat(task.calibration(128))
     compressor = Compressor(task.network, task.example, space, inputs)
     identity = space.identity
-    whole = count_macs(task.network, task.example)
+    whole = count_macs(compressor.compress(identity).network, task.example)
     with torch.inference_mode():
         wanted = task.network(inputs).log_softmax(1)
     options: list[list[tuple[int, int, float]]] = []  # a group's (kept, MACs saved, divergence)
@@ -85,7 +85,7 @@ def pruned_plan(task: Task, space: SearchSpace, keep_macs: float) -> Compression
                 if key not in grown or total < grown[key][0]:
                     grown[key] = total, (*chosen, kept)
         best = grown
-    needed = (1 - keep_macs) * whole / unit
+    needed = (whole - keep_macs * count_macs(task.network, task.example)) / unit
     _, chosen = min(entry for saved, entry in best.items() if saved >= needed)
     return CompressionPlan(
         {**identity.groups, **dict(zip(groups, chosen, strict=True))}, identity.layers

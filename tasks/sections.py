@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -177,11 +178,18 @@ class RecoverSection(Section):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     batch: Annotated[int, Field(ge=2, le=65_536)] = 128
     augment: Text | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")] = "auto"
+    device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     patience: Annotated[int, Field(ge=1, le=10_000)] | None = None
     holdout: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+            raise PydanticCustomError("device", "write auto, cpu, cuda or cuda:1")
+        return device
 
 
 class MlflowSection(Section):

@@ -37,6 +37,7 @@ class ImageSplit:
         self.name, self.images, self.all_labels = name, images, labels
         self.mean, self.std = tuple(mean), tuple(std)
         self.labelled = labels is not None
+        self.black: Tensor | None = -torch.tensor(self.mean) / torch.tensor(self.std)
         self._digests, self._index = digests, index
 
     @property
@@ -103,6 +104,7 @@ class DatasetSplit:
             kind = type(dataset).__name__
             raise InputError(where, f"{name!r} is a {kind}", "give a dataset with len and [index]")
         self.name, self.dataset, self.where = name, dataset, where
+        self.black: Tensor | None = None
         self._index = np.arange(len(dataset)) if index is None else index
         self._scan: tuple[np.ndarray, np.ndarray | None] | None = None
         if not len(self):

@@ -23,6 +23,7 @@ class Split(Protocol):
 
     name: str  # "train", "search" or "evaluate"
     labelled: bool
+    black: Tensor | None  # a black pixel (C,) as the network gets it, where inputs are images
 
     def __len__(self) -> int: ...
 

@@ -10,19 +10,27 @@ from paretune.operators.augment import crop_flip, make_augment, unchanged
 IMAGE = torch.zeros(1, 3, 16, 16)
 
 
-def test_outputs_are_windows_of_the_mirrored_image():
+@pytest.mark.parametrize("black", [None, torch.tensor([-2.0, 0.5])])
+def test_outputs_are_windows_of_the_padded_image(black):
     images = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 2, 16, 24))).float()
-    out = crop_flip(images, torch.Generator().manual_seed(3)).numpy()
+    out = crop_flip(images, torch.Generator().manual_seed(3), black).numpy()
     seen = set()
     for image, made in zip(images.numpy(), out, strict=True):
         padded = np.pad(image, ((0, 0), (2, 2), (3, 3)), mode="reflect")
+        if black is not None:
+            padded = np.stack(
+                [
+                    np.pad(c, ((2, 2), (3, 3)), constant_values=b)
+                    for c, b in zip(image, black.tolist(), strict=True)
+                ]
+            )
         windows = {
             (y, x, flip): padded[:, y : y + 16, x : x + 24][:, :, :: -1 if flip else 1]
             for y in range(5)
             for x in range(7)
             for flip in (False, True)
         }
-        matches = [key for key, window in windows.items() if np.array_equal(window, made)]
+        matches = [key for key, window in windows.items() if np.allclose(window, made, atol=1e-6)]
         assert len(matches) == 1
         seen.add(matches[0])
     assert len(seen) > 20 and {flip for _, _, flip in seen} == {False, True}
@@ -36,7 +44,9 @@ def test_the_generator_decides_alone():
 
 
 def test_defaults_and_words():
-    assert make_augment(None, IMAGE) is crop_flip
+    images = torch.randn(4, 3, 16, 16)
+    random = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert torch.equal(make_augment(None, IMAGE)(images, random[0]), crop_flip(images, random[1]))
     assert make_augment(None, torch.zeros(1, 20)) is unchanged
     assert make_augment("none", IMAGE) is unchanged
     with pytest.raises(

@@ -193,7 +193,7 @@ WRONG = [
     ("recover.temperature", 0, "recover.temperature: 0 must be above 0"),
     ("recover.epochs", 0, "at least 1"),
     ("recover.features", 3, "recover.features"),
-    ("recover.device", "gpu", "recover.device"),
+    ("recover.device", "gpu", "recover.device: write auto, cpu, cuda or cuda:1"),
     ("recover.batch", 1, "at least 2"),
     ("tracker", {"mlflow": {"uri": "https://u:secret@host/"}}, "the address carries a password"),
     ("tracker", {"mlflow": {"artifacts": "all"}}, "not known here"),
