@@ -112,16 +112,21 @@ def find_space(job: Job, task: Task, target: Target) -> SearchSpace:
 
 def _choices(job: Job, offered: Choices) -> Choices:
     spec = job.space
-    by_weight = {weight: (weight, activation) for weight, activation in offered.bits}
-    for i, bits in enumerate(spec.bits):
-        if bits not in by_weight:
+    pairs = (*offered.bits, *offered.more_bits)
+    known = {f"w{weight}a{activation}": (weight, activation) for weight, activation in pairs}
+    for pair in reversed(pairs):  # a number alone: the first pair of so many weight bits
+        known[str(pair[0])] = pair
+    named = [known.get(str(bits)) for bits in spec.bits]
+    for i, (bits, found) in enumerate(zip(spec.bits, named, strict=True)):
+        if found is None:
             raise InputError(
                 job.where(f"space.bits[{i}]"),
                 f"{bits} bits are not offered by this target",
-                "known: " + ", ".join(str(b) for b in sorted(by_weight)),
+                "known: " + ", ".join(sorted(known, key=lambda k: (not k.isdigit(), len(k), k))),
             )
-    pairs = tuple(by_weight[b] for b in sorted(spec.bits, reverse=True))
-    choices = replace(offered, bits=pairs)
+    chosen = sorted({pair for pair in named if pair is not None}, reverse=True)
+    low = tuple(sorted({weight for weight, _ in chosen if weight < 8}))
+    choices = replace(offered, bits=tuple(chosen), size_only_bits=low)
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

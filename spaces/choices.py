@@ -16,6 +16,8 @@ class Choices:
     smallest_keep: the smallest share of a group's channels that is offered.
     most_keeps: at most this many kept-channel options a group.
     bits: (weight_bits, activation_bits) pairs that the target stores and runs, float32 first.
+    more_bits: further pairs, offered only where a job names them (``bits: [4, 8, 32]``, or
+        ``w4a32``); of one weight width the usual one first.
     rank_ratios: ranks offered, as a share of the surviving channels of each side.
     size_only_bits: weight bits that shrink the file but bring no speed (marked in the space).
     """
@@ -26,6 +28,7 @@ class Choices:
     smallest_keep: float = 0.25
     most_keeps: int = 8
     bits: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
+    more_bits: tuple[tuple[int, int], ...] = ()
     rank_ratios: tuple[float, ...] = (0.75, 0.5, 0.25)
     size_only_bits: tuple[int, ...] = ()
 

@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import nn
 
 from ..errors import CandidateError, EnvironmentFault
-from .onnx_graph import rename, simplify, strip
+from .onnx_graph import rename, rows, simplify, strip
 from .onnx_session import run_once
 
 OPSET = 17
@@ -231,7 +231,7 @@ def _match(model: ModelProto, calls: list[_Call]) -> dict[int, str]:
 
 
 def _fits(node: NodeProto, weight: np.ndarray, call: _Call) -> bool:
-    return node.op_type in call.op_types and _rows(node, weight).shape == call.weight.shape
+    return node.op_type in call.op_types and rows(node, weight).shape == call.weight.shape
 
 
 def _same(node: NodeProto, weight: np.ndarray, call: _Call) -> bool:
@@ -241,21 +241,11 @@ def _same(node: NodeProto, weight: np.ndarray, call: _Call) -> bool:
         return False
     if node.op_type == "ConvTranspose":
         return True
-    ours = _rows(node, weight).reshape(len(call.weight), -1).astype(np.float64)
+    ours = rows(node, weight).reshape(len(call.weight), -1).astype(np.float64)
     theirs = call.weight.reshape(len(call.weight), -1).astype(np.float64)
     across = (ours * theirs).sum(axis=1) ** 2
     along = (ours**2).sum(axis=1) * (theirs**2).sum(axis=1)
     return bool(np.all(across >= 0.998 * along - 1e-30))
-
-
-def _rows(node: NodeProto, weight: np.ndarray) -> np.ndarray:
-    """The weight of a node with output channels first, as torch stores it."""
-    if node.op_type == "MatMul" and weight.ndim == 2:
-        return weight.T
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        return weight if transposed else weight.T
-    return weight
 
 
 def _line(error: BaseException) -> str:

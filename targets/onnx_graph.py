@@ -91,6 +91,17 @@ def rename(model: ModelProto, layers: Mapping[int, str]) -> None:
         tensor.name = tensors[tensor.name]
 
 
+def rows(node: NodeProto, weight: np.ndarray) -> np.ndarray:
+    """The weight of a layer's node with output channels first, as torch stores it."""
+    kind = node.op_type.removeprefix("QLinear").removeprefix("Q")
+    if kind == "MatMul" and weight.ndim == 2:
+        return weight.T
+    if kind == "Gemm":
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return weight if transposed else weight.T
+    return weight
+
+
 def _lift_constants(graph: GraphProto) -> None:
     kept: list[NodeProto] = []
     for node in graph.node:

@@ -8,19 +8,20 @@ float32 session and nothing passes through temporary files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto
 
 from ..errors import CandidateError, InputError, nearest
+from .onnx_calibrate import BOUNDED_OPS, calibrate
 from .onnx_graph import strip
-from .onnx_session import one_line, open_session, require_runtime
+from .onnx_pack import Held
+from .onnx_session import one_line, require_runtime
 
 FORMATS = ("qoperator", "qdq")
-CHUNK = 16  # examples per calibration run: their activations stay in the cache
 FLOAT_OPS = frozenset({"Conv", "Gemm", "MatMul", "ConvTranspose"})
 EIGHT_BIT_OPS = frozenset({"Conv", "Gemm", "MatMul"})  # with constant weights
 # Operators with an 8-bit kernel: they join in when all their inputs are 8-bit already. The first
@@ -33,7 +34,6 @@ PASSING_OPS = frozenset(
 )
 # Operators without one that only move values: what reads them is quantised all the same.
 MOVING_OPS = frozenset({"Slice", "Gather", "Expand", "Identity"})
-BOUNDED_OPS = frozenset({"Relu", "Clip"})  # vanish into the operator before them
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ def quantize_model(
     reduce_range: bool = False,
     examples: int = 256,
     threads: int = 1,
+    ranges: str = "minmax",
+    held: Mapping[str, Held] | None = None,
 ) -> ModelProto:
     """``model`` with ``layers`` (and what lies between them, see :func:`place`) in 8 bits.
 
@@ -119,6 +121,8 @@ def quantize_model(
     format: "qoperator" (integer operators: smaller, faster to load) or "qdq" (float operators
     between Quantize/Dequantize pairs, which the runtime fuses; readable by other runtimes).
     reduce_range: weights in 7 bits, for processors whose int8 sums saturate.
+    ranges: of activations, see :func:`calibrate`. held: layer -> integers that its weights already
+    stand for, and the ranges of its activations where they are given.
 
     Raises CandidateError naming the layer or tensor that cannot be quantised.
     """
@@ -130,14 +134,17 @@ def quantize_model(
         return model
     placement = place(model, layers)
     inferred = onnx.shape_inference.infer_shapes(model)
-    ranges = calibrate(inferred, placement.nodes, calibration, examples, threads)
+    held = held or {}
+    found = calibrate(inferred, placement.nodes, calibration, examples, threads, ranges)
+    found |= given_ranges(inferred, {n: held[n] for n in placement.layers if n in held})
     require_runtime()
     from onnxruntime.quantization import CalibrationMethod, TensorData, TensorsData
 
     data = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in ranges.items()
+        for name, (low, high) in found.items()
     }
+    overrides = {h.tensor: h.overrides() for n, h in held.items() if n in placement.layers}
     with _quiet_logs():
         try:
             done = _run_quantizer(
@@ -146,6 +153,7 @@ def quantize_model(
                 TensorsData(CalibrationMethod.MinMax, data),
                 format,
                 reduce_range,
+                overrides,
             )
         except Exception as error:
             raise CandidateError(
@@ -156,7 +164,12 @@ def quantize_model(
 
 
 def _run_quantizer(
-    model: ModelProto, placement: Placement, ranges: object, format: str, reduce_range: bool
+    model: ModelProto,
+    placement: Placement,
+    ranges: object,
+    format: str,
+    reduce_range: bool,
+    overrides: Mapping[str, object],
 ) -> ModelProto:
     """The steps of ``quantize_static`` after calibration, on a model in memory."""
     from onnxruntime.quantization import QDQQuantizer, QuantizationMode, QuantType
@@ -167,94 +180,45 @@ def _run_quantizer(
     add_infer_metadata(model)  # or the quantiser would infer the shapes again, through files
     common: tuple[object, ...] = (QuantType.QInt8, QuantType.QUInt8, ranges, placement.nodes, [])
     operators = sorted({*QLinearOpsRegistry, *QDQRegistry})
+    options = {"TensorQuantOverrides": dict(overrides)} if overrides else {}
     if format == "qdq":
-        quantizer = QDQQuantizer(model, True, reduce_range, *common, operators, {})
+        quantizer = QDQQuantizer(model, True, reduce_range, *common, operators, options)
     else:
         mode = QuantizationMode.QLinearOps
-        quantizer = ONNXQuantizer(model, True, reduce_range, mode, True, *common, operators, {})
+        quantizer = ONNXQuantizer(
+            model, True, reduce_range, mode, True, *common, operators, options
+        )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     return quantizer.model.model  # type: ignore[no-any-return]
 
 
-def calibrate(
-    model: ModelProto,
-    nodes: Collection[str],
-    calibration: Iterable[np.ndarray],
-    examples: int = 256,
-    threads: int = 1,
-) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of every float32 tensor that ``nodes`` read or write.
+def given_ranges(model: ModelProto, held: Mapping[str, Held]) -> dict[str, tuple[float, float]]:
+    """Tensor -> range, where a layer in ``held`` says the range of its input or output.
 
-    model: with inferred shapes. The input of a Relu or Clip among ``nodes`` takes the range of
-    its output, into which it vanishes. Raises CandidateError without examples, or when an
-    activation is not finite.
+    The output of a layer is that of the Relu or Clip that vanishes into it, if there is one.
     """
-    tensors = _tensors_of(model, set(nodes))
-    probe = ModelProto()
-    probe.CopyFrom(model)
-    del probe.graph.output[:]
-    inner = [name for name in tensors if name != model.graph.input[0].name]
-    for index, name in enumerate(inner):
-        for op in ("ReduceMin", "ReduceMax"):
-            out = f"{op}/{index}"
-            probe.graph.node.append(helper.make_node(op, [name], [out], keepdims=0))
-            probe.graph.output.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, []))
-    session = open_session(probe.SerializeToString(), threads, where="calibration")
-    input_name = model.graph.input[0].name
-    lows, highs, count = [], [], 0
-    for batch in _chunks(calibration, examples):
-        try:
-            values = np.array(session.run(None, {input_name: batch}), dtype=np.float64)
-        except Exception as error:
-            raise CandidateError(
-                f"calibration: the network does not run ({one_line(error)})"
-            ) from error
-        lows.append([batch.min(), *values[0::2]])
-        highs.append([batch.max(), *values[1::2]])
-        count += len(batch)
-    if not count:
-        raise CandidateError("calibration: no example given; 8-bit activations need some")
-    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
-    names = [input_name, *inner]
-    for name, a, b in zip(names, low, high, strict=True):
-        if not (np.isfinite(a) and np.isfinite(b)):
-            raise CandidateError(f"calibration: {name} is not finite ({a} to {b})")
-    ranges = {n: (float(a), float(b)) for n, a, b in zip(names, low, high, strict=True)}
+    found: dict[str, tuple[float, float]] = {}
+    readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type in BOUNDED_OPS and node.name in nodes:
-            ranges[node.input[0]] = ranges[node.output[0]]
-    return ranges
-
-
-def _tensors_of(model: ModelProto, nodes: set[str]) -> list[str]:
-    graph = model.graph
-    infos = (*graph.input, *graph.output, *graph.value_info)
-    floats = {v.name for v in infos if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-    constant = {t.name for t in graph.initializer}
-    readers: dict[str, list[NodeProto]] = {v.name: [] for v in graph.output}
-    for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    found: dict[str, None] = {}
-    for node in graph.node:
-        if node.name in nodes:
-            found |= dict.fromkeys((*node.input, *node.output))
-    vanishing = {
-        node.input[0] for node in graph.node if node.op_type in BOUNDED_OPS and node.name in nodes
-    }
-    return [n for n in found if n in floats and n not in constant and n not in vanishing]
-
-
-def _chunks(calibration: Iterable[np.ndarray], examples: int) -> Iterable[np.ndarray]:
-    left = examples
-    for batch in calibration:
-        for start in range(0, len(batch), CHUNK):
-            if left <= 0:
-                return
-            chunk = np.ascontiguousarray(batch[start : start + min(CHUNK, left)], dtype=np.float32)
-            left -= len(chunk)
-            yield chunk
+    for node in model.graph.node:
+        if node.name in held and held[node.name].output_range is not None:
+            behind = readers.get(node.output[0], [])
+            bounded = len(behind) == 1 and behind[0].op_type in BOUNDED_OPS
+            names = [node.output[0], *(behind[0].output if bounded else ())]
+            found |= dict.fromkeys(names, held[node.name].output_range)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.name in held and held[node.name].input_range is not None:
+            name: str | None = node.input[0]
+            while name is not None:  # back through what passes its input's scale on
+                found[name] = held[node.name].input_range  # type: ignore[assignment]
+                maker = makers.get(name)
+                passing = maker is not None and maker.op_type in BOUNDED_OPS | PASSING_OPS
+                name = maker.input[0] if passing and maker is not None else None
+    return found
 
 
 class _quiet_logs:

@@ -15,15 +15,19 @@ from torch import nn
 
 from ..errors import CandidateError, InputError, nearest
 from ..spaces.choices import Choices
+from .clipping import RANGES
 from .cpu import cpu_features, saturates_int8
-from .onnx_export import export_model, write_model
+from .onnx_export import OPSET, export_model, write_model
+from .onnx_pack import BASE_OPSET, check_weights, hold, pack
 from .onnx_quantize import FORMATS, quantize_model
 from .onnx_session import one_line, open_session, parse_model, require_runtime
 from .speed_states import SpeedStates
-from .target import Bits, Runtime, Timing
+from .target import Bits, Grid, Runtime, Timing
 from .timing import Effort, compare, learn_states
 
 PREDICT_BATCH = 100
+AS_EVER = ((32, 32), (8, 8))
+MORE_BITS = tuple((w, a) for w in (8, 6, 4, 3, 2) for a in (8, 32) if (w, a) != (8, 8))
 
 
 class OnnxRuntimeCpu:
@@ -32,6 +36,7 @@ class OnnxRuntimeCpu:
     format: "qoperator" or "qdq", how int8 layers are written (see onnx_quantize.py).
     threads: of the sessions that are timed. batch: examples a timed call computes.
     calibration_examples: how many of the given examples set the activation ranges.
+    ranges: how activation ranges are found: minmax, percentile, mse or entropy.
     reduce_range: 7-bit weights; None = where this processor's int8 sums saturate.
     seconds: timing of one candidate ends after this, or earlier when the error is small.
     states: speed states learned before (JSON), so that workers compare within the same ones.
@@ -41,7 +46,7 @@ class OnnxRuntimeCpu:
 
     name = "onnxruntime-cpu"
     format = "onnx"
-    choices = Choices()
+    choices = Choices(more_bits=MORE_BITS)
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class OnnxRuntimeCpu:
         batch: int = 1,
         calibration_examples: int = 256,
         reduce_range: bool | None = None,
+        ranges: str = "minmax",
         seconds: float = 2.0,
         states: Mapping[str, Any] | None = None,
     ) -> None:
@@ -59,6 +65,8 @@ class OnnxRuntimeCpu:
             raise InputError(
                 "format", f"unknown quantisation format {format!r}", nearest(str(format), FORMATS)
             )
+        if ranges not in RANGES:
+            raise InputError("ranges", f"unknown {ranges!r}", nearest(str(ranges), RANGES))
         counts = {"threads": threads, "batch": batch, "calibration_examples": calibration_examples}
         for option, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -80,6 +88,7 @@ class OnnxRuntimeCpu:
         self.batch = batch
         self.calibration_examples = calibration_examples
         self.reduce_range = saturates_int8() if reduce_range is None else reduce_range
+        self.ranges = ranges
         self.seconds = float(seconds)
         self.states = None if states is None else SpeedStates.from_json(states, "states")
         self._baseline: tuple[tuple[Any, ...], Any, str] | None = None
@@ -92,6 +101,7 @@ class OnnxRuntimeCpu:
             "onnxruntime": require_runtime().__version__,
             "quantized_format": self.quantized_format,
             "reduce_range": self.reduce_range,
+            "activation_ranges": self.ranges,
             "threads": self.threads,
             "batch": self.batch,
             "calibration_examples": self.calibration_examples,
@@ -105,22 +115,28 @@ class OnnxRuntimeCpu:
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as one ONNX file, its layers at the given bits; see Target.export.
 
-        Raises CandidateError naming the layer for bits other than (32, 32) and (8, 8).
+        Weights of 2 to 8 bits, activations of 8 or 32. Weights of fewer than 8 bits are packed
+        and unpacked when the file is opened (see onnx_pack), so they are as fast as 8 bits or,
+        with float activations, as float32.
+
+        Raises CandidateError naming the layer for other bits.
         """
-        layers = []
         for layer, wanted in bits.items():
             pair = (wanted.weight, wanted.activation)
-            if pair not in self.choices.bits:
+            if pair not in (*AS_EVER, *MORE_BITS):
                 raise CandidateError(
-                    f"{layer}: {self.name} runs 32 or 8 bits, not weights of {pair[0]} "
-                    f"and activations of {pair[1]}"
+                    f"{layer}: {self.name} runs weights of 32, 8, 6, 4, 3 or 2 bits and "
+                    f"activations of 32 or 8, not {pair[0]} and {pair[1]}"
                 )
-            if pair == (8, 8):
-                layers.append(layer)
-        model = export_model(network, example)
+        check_weights(network, bits)
+        layers = [layer for layer, wanted in bits.items() if wanted.activation == 8]
+        low = bool(grids) or any((b.weight, b.activation) not in AS_EVER for b in bits.values())
+        model = export_model(network, example, BASE_OPSET if low else OPSET)
+        held = hold(model, network, bits, grids, self.reduce_range)
         model = quantize_model(
             model,
             layers,
@@ -128,7 +144,10 @@ class OnnxRuntimeCpu:
             format=self.quantized_format,
             reduce_range=self.reduce_range,
             examples=self.calibration_examples,
+            ranges=self.ranges,
+            held=held,
         )
+        pack(model, held)
         write_model(model, Path(path))
 
     def load(self, path: Path, threads: int = 1) -> Runtime:

@@ -23,6 +23,25 @@ class Bits:
     activation: int = 32
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The values that one layer's weights lie on, and the ranges of its activations.
+
+    weight = (integer - zero_point) * weight_scale; the weights handed over lie on it already.
+    weight_scale: float32, (), (out,) or (out, groups): of all weights, of an output channel, of a
+        run of neighbouring weights of a channel. zero_point: None (zero) or integers like it; then
+        integers start at 0. Both belong to the module's own weights: an exporter that folds a
+        BatchNorm into them scales them alike.
+    input_range: the smallest and largest value of its 8-bit input (zero between them); None = by
+        the exporter's own calibration. output_range: the same of its result, behind a BatchNorm.
+    """
+
+    weight_scale: np.ndarray
+    input_range: tuple[float, float] | None = None
+    output_range: tuple[float, float] | None = None
+    zero_point: np.ndarray | None = None
+
+
 @dataclass(frozen=True)
 class Timing:
     """Latency of a candidate beside the baseline, measured interleaved in one process.
@@ -82,13 +101,15 @@ class Target(Protocol):
         bits: Mapping[str, Bits],
         calibration: Iterable[np.ndarray],
         path: Path,
+        grids: Mapping[str, Grid] | None = None,
     ) -> None:
         """Write ``network`` as the file that this runtime loads.
 
         network: in eval mode, on the CPU; not modified. example: (1, ...) float32.
         bits: module name in ``network`` -> Bits, for its convolutions and linear layers; a layer
             not named stays float32. calibration: float32 batches for activation ranges (used only
-            when some activation has fewer than 32 bits).
+            when some activation has fewer than 32 bits). grids: layer -> the steps it was
+            trained or rounded with, used instead of the exporter's own.
         Raises CandidateError naming the layer or operator that cannot be exported.
         """
         ...

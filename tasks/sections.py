@@ -94,12 +94,18 @@ class Rank(Section):
     )
 
 
+_PAIR = r"^w\d+a\d+$"  # bits of the weights and of the activations, e.g. w4a32
+
+
 class SpaceSection(Section):
-    """What may change. freeze: module names left alone; absent = the classifier."""
+    """What may change. freeze: module names left alone; absent = the classifier.
+
+    bits: weight bits, e.g. ``[4, 8, 32]``; ``w4a32`` names those of the activations too.
+    """
 
     prune: bool | Prune = True
     bits: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=32)], ...],
+        tuple[Annotated[int, Field(ge=1, le=32)] | Annotated[str, Field(pattern=_PAIR)], ...],
         Field(strict=False, min_length=1, max_length=16),
     ] = (8, 32)
     rank: bool | Rank = True
@@ -107,7 +113,7 @@ class SpaceSection(Section):
 
     @field_validator("bits")
     @classmethod
-    def _no_twins(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+    def _widths(cls, bits: tuple[int | str, ...]) -> tuple[int | str, ...]:
         return _distinct(bits)
 
 
