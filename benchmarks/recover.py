@@ -5,7 +5,9 @@
 Prunes the inner channels of every residual block so that the network keeps the given share of its
 multiply-accumulates and the outputs change least (one divergence a block and option on 128 training
 images, then the exact best combination), and trains it from the original. Nothing is chosen on
-``val``: it is scored before and after. The training is kept in ``--out`` and goes on from there.
+``val``: it is scored before and after. With ``--bits 4 8`` every layer gets 4-bit weights and 8-bit
+activations instead, and the exported file is scored. The training is kept in ``--out`` and goes on
+from there when it is interrupted.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -22,12 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paretune.objectives.counts import count_macs, count_params
-from paretune.operators.compress import Compressor
+from paretune.operators.compress import Compressed, Compressor
 from paretune.operators.recover import recover
 from paretune.operators.train import TrainingProgress
 from paretune.spaces.discover import discover
-from paretune.spaces.plan import CompressionPlan
+from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.spaces.space import SearchSpace
+from paretune.targets.catalogue import make_target
+from paretune.targets.target import Grid
 from paretune.tasks.load import load_task
 from paretune.tasks.sections import RecoverSection
 from paretune.tasks.task import Task
@@ -92,12 +99,24 @@ def pruned_plan(task: Task, space: SearchSpace, keep_macs: float) -> Compression
     )
 
 
-def on_val(task: Task, network: nn.Module) -> dict[str, float]:
+def exported(task: Task, network: nn.Module, made: Compressed, grids: Mapping[str, Grid]) -> Any:
+    """(the exported file, run by ONNX Runtime; its bytes)."""
+    target = make_target("onnxruntime-cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model.{target.format}"
+        batches = (b.numpy() for b in task.calibration(256))
+        more = {"grids": grids} if grids else {}
+        target.export(network, task.example, made.bits, batches, path, **more)
+        runtime, size = target.load(path), path.stat().st_size
+    return lambda inputs: torch.from_numpy(runtime.predict(inputs.numpy())), size
+
+
+def on_val(task: Task, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Accuracy on the 9,000 images kept for figures, and on all of val."""
 
     def predict(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            return network(inputs)  # type: ignore[no-any-return]
+            return network(inputs)
 
     rest, seen = (task.score.measure(predict, split) for split in (task.evaluate, task.search))
     count = rest.count + seen.count
@@ -109,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depth", type=int, default=56)
     parser.add_argument("--macs", type=float, default=0.5, help="share of the MACs kept")
+    parser.add_argument("--bits", type=int, nargs=2, metavar=("WEIGHT", "ACTIVATION"))
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--lr", type=float, default=0.05)
@@ -122,13 +142,16 @@ def main() -> None:
         print(json.dumps({"at_s": round(time.monotonic() - begun, 1), **facts}), flush=True)
 
     task = load_task(job(given.depth, Path(os.environ["PARETUNE_DATA"])))
-    space = discover(task.network, task.example)
+    space = discover(task.network, task.example, freeze=[])
     path = given.out / "plan.json"
-    if path.exists():
+    if given.bits:
+        choice = LayerChoice(*given.bits)
+        plan = CompressionPlan(space.identity.groups, dict.fromkeys(space.identity.layers, choice))
+    elif path.exists():
         plan = CompressionPlan.from_json(json.loads(path.read_text()))
     else:
         plan = pruned_plan(task, space, given.macs)
-        path.write_text(json.dumps(plan.to_json()))
+    path.write_text(json.dumps(plan.to_json()))
     inputs = torch.cat(task.calibration(256))
     made = Compressor(task.network, task.example, space, inputs).compress(plan)
     whole = count_macs(task.network, task.example)
@@ -161,14 +184,23 @@ def main() -> None:
     )
     done = recover(made, task, options, state=given.out / "state.safetensors", watcher=watch)
     save_file(done.network.state_dict(), given.out / "recovered.safetensors")
+    before, after = made.network, done.network
+    if given.bits:
+        before, first = exported(task, made.network, made, {})
+        after, size = exported(task, done.network, made, done.grids)
+        same = [
+            (after(x).argmax(1) == done.network(x).argmax(1)).float().mean()
+            for x, _ in task.search.batches(100)
+        ]
+        say(bytes_before=first, bytes=size, agreement=float(torch.stack(same).mean()))
     say(
         held_out=[done.first_score, *done.scores],
         best_epoch=done.best_epoch,
         epochs=round(done.steps / (49_000 // options.batch), 2),
         training_s=round(done.seconds),
         original=on_val(task, task.network),
-        before=on_val(task, made.network),
-        recovered=on_val(task, done.network),
+        before=on_val(task, before),
+        recovered=on_val(task, after),
     )
 
 

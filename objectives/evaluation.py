@@ -55,6 +55,12 @@ class Evaluation:
     version: int = VERSION
 
     @property
+    def weights(self) -> Artifact | None:
+        """The trained tensors behind a recovered point, kept beside its exported file."""
+        recovery = self.notes.get("recovery")
+        return Artifact(**recovery["weights"]) if recovery else None
+
+    @property
     def failed(self) -> bool:
         return self.cause is not None
 

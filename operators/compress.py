@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
 from ..spaces.space import SearchSpace, require
 from ..targets.target import Bits
 from ..tasks.sections import CompressSection
+from ..tasks.weights import load_weights
 from .factorise import FactorCache
 from .importance import channel_importance, input_rms
 from .normalise import input_moments, reestimate
@@ -134,6 +136,7 @@ def apply(
     example: Tensor,
     calibration: Tensor | None = None,
     options: CompressSection | None = None,
+    checkpoint: Path | str | None = None,
 ) -> nn.Module:
     """The compressed torch network of ``plan``, for your own training code.
 
@@ -141,9 +144,12 @@ def apply(
     a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
     same ones that the search used give the same channels and BatchNorm statistics. options: the
     search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
-    the network returned is float32.
+    the network returned is float32. checkpoint: trained tensors of this plan, a
+    ``.safetensors`` file (a recovered point's lie in the study, at
+    ``study.artifact_path(point.evaluation.weights)``).
 
-    Raises InputError when the plan does not fit the network (the layer is named).
+    Raises InputError when the plan does not fit the network (the layer is named), or the checkpoint
+    does not fit the plan.
 
     >>> small = paretune.apply(network, json.load(open("plan.json")), torch.zeros(1, 3, 32, 32))
     """
@@ -155,4 +161,7 @@ def apply(
     space.check(plan)
     with torch.random.fork_rng():
         made = Compressor(network, example, space, calibration, options)
-        return made.compress(plan).network
+        small = made.compress(plan).network
+    if checkpoint is not None:
+        load_weights(small, str(checkpoint), "checkpoint")
+    return small

@@ -5,35 +5,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..spaces.shortcut import ShortcutConv
-from ..targets.target import Bits
+from ..targets.target import Bits, Grid
 from ..tasks.sections import RecoverSection
 from ..tasks.task import Task
 from .augment import make_augment
 from .compress import Compressed
+from .learned_step import prepare, settle
 from .train import Training, Watcher
 
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """How layers with fewer than 32 bits are trained: see :mod:`.learned_step`.
-
-    prepare: (network, bits by module name, calibration (n, ...)) -> a copy that rounds, trainable.
-    settle: what came of it -> (plain network with its weights on their grids, grids by name).
-    """
-
-    prepare: Callable[[nn.Module, Mapping[str, Bits], Tensor], nn.Module]
-    settle: Callable[[nn.Module], tuple[nn.Module, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +35,7 @@ class Recovered:
     """
 
     network: nn.Module
-    grids: Mapping[str, Any] = field(default_factory=dict)
+    grids: Mapping[str, Grid] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
     first_score: float | None = None
     best_epoch: int = 0
@@ -63,12 +51,11 @@ def recover(
     state: Path | None = None,
     folder: Path | None = None,
     watcher: Watcher | None = None,
-    rounding: Rounding | None = None,
 ) -> Recovered:
     """Train a compressed network on the task's training split; ``made`` is not modified.
 
     made: from :meth:`Compressor.compress`; layers with fewer than 32 bits are trained with their
-    rounding if ``rounding`` says how. options: the job's ``recover``
+    rounding (learned steps, :mod:`.learned_step`). options: the job's ``recover``
     section. state: a file in which the training is kept every two minutes and after each epoch;
     a training that finds its own state there goes on from it and gives the same tensors as without
     the interruption. folder: for a user's augmentation. watcher: hears of the progress.
@@ -81,22 +68,22 @@ def recover(
         return Recovered(made.network)
     spot, black = "recover.augment", task.train.black
     augment = make_augment(options.augment, task.example, spot, folder, black)
-    low = {n: b for n, b in made.bits.items() if b.weight < 32 or b.activation < 32}
     network = copy.deepcopy(made.network).requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, ShortcutConv):
+            module.weight.requires_grad_(False)
+    low = any(bits != Bits() for bits in made.bits.values())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        if low and rounding is not None:
-            network = rounding.prepare(network, low, torch.cat(task.calibration()))
-        for module in network.modules():
-            if isinstance(module, ShortcutConv):
-                module.weight.requires_grad_(False)
+        if low:
+            network = prepare(network, made.bits, torch.cat(task.calibration()))
         original = task.network if options.method == "distil" else None
         key = _key(network, made.bits, task, options)
         training = Training(network, original, task, options, augment, state, key, watcher)
     at = training.run()
-    grids: Mapping[str, Any] = {}
-    if low and rounding is not None:
-        network, grids = rounding.settle(network)
+    grids: Mapping[str, Grid] = {}
+    if low:
+        network, grids = settle(network)
     return Recovered(
         network=network.eval().requires_grad_(False),
         grids=grids,

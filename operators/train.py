@@ -26,7 +26,7 @@ from .training_state import Position, TrainingState
 DEFAULT_EPOCHS = 3
 SAVE_EVERY_S = 120.0
 _TELL_EVERY_S = 0.5
-_LEARNING_RATES = {"sgd": 0.05, "adamw": 0.001}
+_LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
+from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
 from ..objectives.point import Point
+from ..objectives.trained import state_path
 from ..trackers.ask import Ask
 from ..trackers.study import Study
+from .display import duration
+from .pool import Pool, Result
 
 STRIDE = 100_000
 """A recovered trial's number is its parent's plus a multiple of this (trials of a search are
@@ -88,6 +92,48 @@ def promising(study: Study, top: int) -> list[Point]:
         chosen.append(far)
         left.remove(far)
     return chosen
+
+
+def training(
+    asks: Sequence[Ask],
+    study: Study,
+    pool: Pool,
+    baseline: Evaluation,
+    results: Callable[..., Iterator[Result]],
+    emit: Callable[..., None],
+) -> None:
+    """Train the points of ``asks`` on the pool's workers and acknowledge each as it is measured.
+
+    results, emit: the driver's. A training's state is removed once its result is on the disk, so
+    that it is neither lost nor run twice.
+    """
+    parents = ", ".join(str(ask.parent) for ask in asks)
+    emit("recovering", note=f"{len(asks)} points are trained: {parents}")
+    for ask in asks:
+        pool.submit(ask.number, ask.plan, "recover", baseline)
+
+    def meanwhile() -> None:
+        for number, told in pool.progress().items():
+            share, note = _in_words(told)
+            emit("training", number, note=note, share=share)
+
+    for result in results(len(asks), meanwhile):
+        study.finish(result.job_id, result.evaluation)
+        state_path(study.folder, result.job_id).unlink(missing_ok=True)
+        emit("recovered", result.job_id, result.evaluation, result.seconds)
+
+
+def _in_words(told: Mapping[str, Any]) -> tuple[float | None, str]:
+    """(share done, ``epoch 2/3, loss 0.412, held out 91.20 %, about 3 min left``)."""
+    epochs, left, seconds = told["epochs"], told["seconds_left"], told["seconds"]
+    words = [f"epoch {told['epoch']}" + (f"/{epochs}" if epochs else "")]
+    words.append(f"loss {told['loss']:.3f}")
+    if told["score"] is not None:
+        words.append(f"held out {100 * told['score']:.2f} %")
+    if left is None:
+        return None, ", ".join(words)
+    words.append(f"about {duration(left)} left")
+    return seconds / (seconds + left) if seconds + left else None, ", ".join(words)
 
 
 def _ask(parent: Ask, stride: int) -> Ask:

@@ -105,6 +105,7 @@ class Search:
                 self._window(study),
                 watchers,
                 stop,
+                self._recovered(),
             )
             try:
                 driver.run()
@@ -112,6 +113,33 @@ class Search:
                 with suppress(Exception):  # the error at hand matters more
                     _write_front(study)
                 raise
+            _write_front(study)
+        return Study.open(self.folder)
+
+    def recover_one(self, trial: int, display: str = "auto") -> Study:
+        """Train one finished trial of this study again, as the job's ``recover`` section says; the
+        study, with the recovered point as a trial of its own.
+
+        Raises InputError for a number that is no finished trial of the search.
+        """
+        with ExitStack() as stack:
+            study, problem = self._open()
+            stack.enter_context(study)
+            stop = stack.enter_context(Interrupt())
+            search, space = self.job.search, problem.space
+            opening = Opening(space.size, len(space.parameters), search.sampler, search.workers)
+            screen = stack.enter_context(make_display(display, study, opening))
+            driver = Driver(
+                study,
+                self._proposer(study, problem),
+                space.identity,
+                lambda: self._pool(study),
+                Budget(search.trials),
+                self._window(study),
+                [screen],
+                stop,
+            )
+            driver.recover_one(trial)
             _write_front(study)
         return Study.open(self.folder)
 
@@ -165,6 +193,11 @@ class Search:
         presets = space.presets()
         objectives, constraints = problem.objectives, problem.constraints
         return Proposer(space, objectives, constraints, sampler, search.seed, presets)
+
+    def _recovered(self) -> int:
+        """How many points are trained after the search."""
+        section = self.job.recover
+        return 0 if section is None or section.method == "none" else section.top
 
     def _window(self, study: Study) -> int:
         """Asks open at a time: the job's, else what the study began with, else two a worker."""

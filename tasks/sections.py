@@ -161,7 +161,7 @@ class RecoverSection(Section):
     features: module names whose outputs are matched too, or auto: the last feature map of each
         resolution; feature_weight: their weight.
     optimiser, lr, momentum, weight_decay, schedule, warmup (share of the training), batch: as in
-        torch; lr absent = 0.05 for sgd, 0.001 for adamw; a tenth of it with fewer than 32 bits.
+        torch; lr absent = 0.01 for sgd, 0.001 for adamw.
     augment: crop_flip (absent: for images), none, or ``module:callable``, ``file.py:callable``:
         (inputs (n, ...), torch.Generator) -> inputs.
     device: auto, cpu, cuda or cuda:1; precision: auto = bf16 where the device computes in it.
