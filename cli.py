@@ -199,6 +199,23 @@ def sync(
 
 
 @app.command()
+def agent(
+    bind: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any free one.")] = 8765,
+    token_file: Annotated[
+        Optional[Path], typer.Option(help="The shared secret; made if it is not there.")  # noqa: UP045
+    ] = None,
+    cert: Annotated[Optional[Path], typer.Option(help="TLS certificate (PEM).")] = None,  # noqa: UP045
+    key: Annotated[Optional[Path], typer.Option(help="Its key (PEM).")] = None,  # noqa: UP045
+    memory_mb: Annotated[int, typer.Option(min=16, help="Memory for one job.")] = 2048,
+) -> None:
+    """Device agent: time exported models on this machine for searches that run elsewhere."""
+    from .agent.main import run_agent
+
+    run_agent(bind, port, token_file, cert, key, memory_mb)
+
+
+@app.command()
 def ui(
     folder: Folder,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,

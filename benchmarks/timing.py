@@ -90,7 +90,7 @@ def report(name: str, timings: list[Timing]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one timing")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of one timing")
     parser.add_argument("--load", action="store_true", help="keep all other cores busy")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -20,6 +20,7 @@ from ..errors import CandidateError, EnvironmentFault
 from ..operators.compress import Compressed, Compressor
 from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
+from ..targets.archive import encode
 from ..targets.target import Target
 from ..tasks.job import load_job
 from ..tasks.sections import CompressSection, RecoverSection
@@ -36,8 +37,9 @@ class Evaluator:
 
     folder: the study folder; exported files go to ``artifacts/<sha256>.<format>`` in it.
     calibration: number of training inputs for activation ranges, importance and BatchNorm.
-    batch: examples in a timed batch. timed: measure latency at all. options: how plans are
-        carried out. training: how and where plans are trained by :meth:`recover`.
+    batch: examples in a timed batch. timed: measure latency at all. packed: measure the packed
+        container of every plan, not only of those that need one. options: how plans are carried
+        out. training: how and where plans are trained by :meth:`recover`.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class Evaluator:
         calibration: int = 256,
         batch: int = 1,
         timed: bool = True,
+        packed: bool = False,
         options: CompressSection | None = None,
         training: TrainingPlace | None = None,
     ) -> None:
         self.task, self.space, self.target = task, space, target
         self._training = training or TrainingPlace(RecoverSection(), folder)
-        self.folder, self.timed = folder, timed
+        self.folder, self.timed, self.packed = folder, timed, packed
         self._calibration = task.calibration(calibration)
         if not self._calibration:
             raise CandidateError("the training split holds no calibration examples")
@@ -84,6 +87,7 @@ class Evaluator:
             calibration=options.calibration,
             batch=options.batch,
             timed=problem.timed,
+            packed=problem.packed,
             options=problem.job.compress,
             training=TrainingPlace.of(problem.job, folder),
         )
@@ -151,10 +155,10 @@ class Evaluator:
                 made = self.compressor.compress(plan)
             if trained is not None:
                 with _clocked(seconds, "recover"):
-                    made = trained.train(made, self.task)
+                    made = trained.train(made, plan, self.task)
             with _clocked(seconds, "export"):
                 if artifact is None or not self._path(artifact).exists():
-                    artifact = self._export(made, trained)
+                    artifact = self._export(made)
             path = self._path(artifact)
             with _clocked(seconds, "score"):
                 split = self.task.evaluate if rung == "confirm" else self.task.search
@@ -166,6 +170,9 @@ class Evaluator:
             "params": float(count_params(made.network)),
             "macs": float(count_macs(made.network, self.task.example)),
         }
+        if (self.packed or plan.needs_archive) and artifact.format == "onnx":
+            with _clocked(seconds, "pack"):
+                values["archive_bytes"] = float(len(encode(path)))
         notes: dict[str, Any] = {"examples": result.count, "environment": self.target.description}
         if trained is not None:
             notes["recovery"] = trained.notes
@@ -187,14 +194,15 @@ class Evaluator:
             notes=notes,
         )
 
-    def _export(self, made: Compressed, trained: Trained | None = None) -> Artifact:
+    def _export(self, made: Compressed) -> Artifact:
         """The exported file under its content's name; the write is atomic and durable."""
         folder = self.folder / "artifacts"
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             path = Path(scratch) / f"model.{self.target.format}"
             batches = (b.numpy() for b in self._calibration)
-            more = {"grids": trained.grids} if trained is not None and trained.grids else {}
-            self.target.export(made.network, self.task.example, made.bits, batches, path, **more)
+            self.target.export(
+                made.network, self.task.example, made.bits, batches, path, grids=made.grids
+            )
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             artifact = Artifact(digest, path.stat().st_size, self.target.format)
             with path.open("rb") as file:
@@ -240,6 +248,8 @@ def _relate(
     base: Mapping[str, float] = baseline.values if baseline is not None else values
     values["size_ratio"] = values["size_bytes"] / base["size_bytes"]
     values["compression_ratio"] = base["size_bytes"] / values["size_bytes"]
+    if "archive_bytes" in values:
+        values["archive_ratio"] = values["archive_bytes"] / base["size_bytes"]
     if score in base and score in values:
         values["accuracy_drop"] = base[score] - values[score]
         if score in errors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import InputError
 from ..spaces.choices import Choices
@@ -16,6 +17,8 @@ from ..tasks.sections import Prune, Rank
 from ..tasks.task import Task
 from .expression import Expression
 from .objective import Objective
+
+LEAST_CALIBRATION = 8  # examples: fewer give no usable activation ranges
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,30 @@ class Problem:
         constraints = parse_constraints(job)
         target = parse_target(job)
         task = load_task(job)
+        if len(task.train) < LEAST_CALIBRATION:
+            raise InputError(
+                job.where("task.data"),
+                f"'train' holds {len(task.train)} examples, too few to calibrate on",
+                f"give at least {LEAST_CALIBRATION}",
+            )
         return cls(job, task, target, find_space(job, task, target), objectives, constraints)
 
     @property
     def timed(self) -> bool:
         """Whether latency is asked for by an objective or a constraint."""
+        return self.asks("latency")
+
+    @property
+    def packed(self) -> bool:
+        """Whether the size of the packed container is asked for, of every plan."""
+        return self.asks("archive")
+
+    def asks(self, quantity: str) -> bool:
+        """Whether an objective or a constraint names something that begins so."""
         names = {o.name for o in self.objectives}
         for constraint in self.constraints:
             names |= set(constraint.names)
-        return any(name.startswith("latency") for name in names)
+        return any(name.startswith(quantity) for name in names)
 
 
 def parse_objectives(job: Job) -> tuple[Objective, ...]:
@@ -82,12 +100,18 @@ def parse_constraints(job: Job) -> tuple[Expression, ...]:
 
 def parse_target(job: Job) -> Target:
     """The job's target, with its options."""
-    options = {
+    options: dict[str, Any] = {
         "format": job.target.format,
         "threads": job.target.threads,
         "batch": job.target.batch,
         "calibration_examples": job.target.calibration,
     }
+    if job.target.remote is not None:
+        options |= job.target.remote.model_dump()
+    if job.compress.activation_ranges != "minmax":
+        options["ranges"] = job.compress.activation_ranges
+    if job.compress.linears != "packed":
+        options["linears"] = job.compress.linears
     name = job.target.name or "onnxruntime-cpu"
     return make_target(name, options, job.where("target.name"))
 
@@ -126,12 +150,20 @@ def _choices(job: Job, offered: Choices) -> Choices:
             )
     chosen = sorted({pair for pair in named if pair is not None}, reverse=True)
     low = tuple(sorted({weight for weight, _ in chosen if weight < 8}))
-    choices = replace(offered, bits=tuple(chosen), size_only_bits=low)
+    zeros = sorted((50, "2:4") if z == "2:4" else (int(z), "unstructured") for z in spec.zeros)
+    choices = replace(offered, bits=tuple(chosen), size_only_bits=low, zeros=tuple(zeros))
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:
             step = spec.prune.step
             choices = replace(choices, channel_step=step, wide_step=step)
     if isinstance(spec.rank, Rank):
-        choices = replace(choices, rank_ratios=tuple(sorted(spec.rank.ratios, reverse=True)))
+        rank = spec.rank
+        ratios = offered.rank_ratios if rank.ratios is None and not rank.energy else rank.ratios
+        choices = replace(
+            choices,
+            rank_ratios=ratios or (),
+            rank_energies=rank.energy,
+            rank_methods=rank.methods,
+        )
     return choices

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from ..errors import CandidateError
 from ..operators.compress import Compressed
 from ..operators.recover import Recovered, recover
 from ..operators.train import TrainingProgress
+from ..spaces.plan import CompressionPlan
 from ..tasks.job import Job
 from ..tasks.sections import RecoverSection
 from ..tasks.task import Task
@@ -56,18 +58,21 @@ def state_path(folder: Path, number: int) -> Path:
 
 @dataclass
 class Trained:
-    """One trial's training. After :meth:`train`: ``grids`` for the export, ``notes`` for the record
-    (scores by epoch, seconds, and the weights' file)."""
+    """One trial's training. After :meth:`train`: ``notes`` for the record (scores by epoch,
+    seconds, and the weights' file)."""
 
     place: TrainingPlace
     number: int
     tell: Callable[[dict[str, Any]], None] | None = None
-    grids: Mapping[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def train(self, made: Compressed, task: Task) -> Compressed:
-        """``made`` with trained weights; they are kept as a safetensors file of the study too."""
+    def train(self, made: Compressed, plan: CompressionPlan, task: Task) -> Compressed:
+        """``made`` with trained weights and their grids; the weights are kept as a safetensors file
+        of the study too. Raises CandidateError for values that training cannot keep to."""
         place = self.place
+        for name, choice in plan.layers.items():
+            if choice.quantizer != "uniform":
+                raise CandidateError(f"{name}: {choice.quantizer} weights cannot be trained")
         with _threads(place.threads):
             done = recover(
                 made,
@@ -77,7 +82,6 @@ class Trained:
                 folder=place.code,
                 watcher=self._watch if self.tell is not None else None,
             )
-        self.grids = done.grids
         self.notes = {
             "method": place.options.method,
             "weights": vars(store_weights(done, place.folder)),
@@ -87,7 +91,7 @@ class Trained:
             "steps": done.steps,
             "seconds": done.seconds,
         }
-        return replace(made, network=done.network)
+        return replace(made, network=done.network, grids=dict(done.grids))
 
     def _watch(self, progress: TrainingProgress) -> None:
         if self.tell is not None:

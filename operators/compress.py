@@ -1,4 +1,4 @@
-"""Carrying a plan out on a network: prune, factorise, re-estimate; then the bits for the export."""
+"""Carrying a plan out on a network: prune, factorise, correct; then the bits for the export."""
 
 from __future__ import annotations
 
@@ -11,34 +11,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+from ..spaces.attention import rewrite
 from ..spaces.discover import discover
-from ..spaces.plan import CompressionPlan
-from ..spaces.shortcut import ShortcutConv, rewrite_shortcuts
+from ..spaces.plan import CompressionPlan, LayerChoice
+from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
-from ..targets.target import Bits
+from ..spaces.surgery import cut
+from ..targets.onnx_calibrate import LEAST_EXAMPLES
+from ..targets.target import Bits, Grid
 from ..tasks.sections import CompressSection
 from ..tasks.weights import load_weights
+from .evidence import weight_slopes
 from .factorise import FactorCache
-from .importance import channel_importance, input_rms
-from .normalise import input_moments, reestimate
-from .prune import prune
+from .importance import channel_importance, gather
+from .normalise import input_moments, reestimating
+from .prune import choose_channels
+from .quantise import quantise
+from .reconstruct import Rank, Refit, record_answers
+from .refine import refine
+from .sampling import affordable, is_sampled
+from .sparsify import sparsify
 
 NORMALISE_EXAMPLES = 128
 """Calibration inputs that BatchNorm statistics are re-estimated on (64 give as good results as
 512; more only cost time)."""
+IMPORTANCE_EXAMPLES = 512
+"""Calibration inputs that channels are ranked on."""
+RECONSTRUCT_EXAMPLES = 256
+"""Calibration inputs that layers are refitted on."""
 
 
 @dataclass
 class Compressed:
     """A network on its way through the steps.
 
-    network: the compressed copy, eval mode. lost: output channels each module lost.
+    network: the compressed copy, eval mode. kept: channels that stay, of each group that was cut.
+    lost: output channels each module lost. statistics: buffers before a reconstruction.
     bits: module name in ``network`` -> Bits, for every convolution and linear layer.
+    grids: of the layers whose weights lie on one already, for the export.
     """
 
     network: nn.Module
+    kept: dict[str, list[int]] = field(default_factory=dict)
     lost: dict[str, list[int]] = field(default_factory=dict)
     bits: dict[str, Bits] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
 
 
 class Compressor:
@@ -58,20 +77,42 @@ class Compressor:
         calibration: Tensor | None = None,
         options: CompressSection | None = None,
     ) -> None:
-        options = options or CompressSection()
-        self.space = space
-        self.original = rewrite_shortcuts(network, example)
+        self.options = options = options or CompressSection()
+        self.space, self._example, self._calibration = space, example, calibration
+        if calibration is not None:
+            _check_calibration(calibration, example)
+            if options.activation_ranges != "minmax" and len(calibration) < LEAST_EXAMPLES:
+                raise InputError(
+                    "calibration",
+                    f"{len(calibration)} examples are too few for {options.activation_ranges!r} "
+                    "activation ranges",
+                    f"give at least {LEAST_EXAMPLES}, or take minmax",
+                )
+        self.original = rewrite(network, example)
         self.normalise = options.normalise if calibration is not None else "none"
-        method: str = options.importance
-        if method == "activation" and calibration is None:
-            method = "l2"
-        rms = None
-        if method == "activation" and calibration is not None:
-            rms = input_rms(self.original, calibration)
+        ranked = None if calibration is None else calibration[:IMPORTANCE_EXAMPLES]
+        method, evidence = gather(self.original, options.importance, ranked)
         self._importance = {
-            g.name: channel_importance(self.original, g, method, rms) for g in space.groups
+            g.name: channel_importance(
+                self.original,
+                g,
+                method,
+                evidence,
+                mix=options.importance_mix,
+                seed=options.importance_seed,
+            )
+            for g in space.groups
         }
-        self._inputs = None if calibration is None else calibration[:NORMALISE_EXAMPLES]
+        fits = options.reconstruct or options.whiten
+        count = NORMALISE_EXAMPLES
+        if fits:
+            count = affordable(self.original, example, RECONSTRUCT_EXAMPLES)
+        self._inputs = None if calibration is None else calibration[:count]
+        self._answers = (
+            record_answers(self.original, self._inputs)
+            if fits and self._inputs is not None
+            else None
+        )
         self._moments = (
             input_moments(self.original, self._inputs)
             if self._inputs is not None and self.normalise != "none"
@@ -79,18 +120,27 @@ class Compressor:
         )
         self._factors = FactorCache()
 
-    def compress(self, plan: CompressionPlan) -> Compressed:
-        """A compressed copy of the network. Raises CandidateError naming the layer that refuses."""
+    def on(self, network: nn.Module, space: SearchSpace) -> Compressor:
+        """The same options and inputs on another network, e.g. one that was cut and recovered."""
+        return Compressor(network, self._example, space, self._calibration, self.options)
+
+    def compress(self, plan: CompressionPlan, *, quantised: bool = True) -> Compressed:
+        """A compressed copy of the network; with ``quantised`` False the weights are not rounded
+        yet, for training. Raises CandidateError naming the layer that refuses."""
         plan = require(plan, self.space)
         work = Compressed(copy.deepcopy(self.original))
         for step in STEPS:
-            step(self, plan, work)
+            if quantised or step is not Compressor._quantise:
+                step(self, plan, work)
         return work
 
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
-        work.lost = prune(work.network, self.space.groups, plan.groups, self._importance)
+        work.kept = choose_channels(self.space.groups, plan.groups, self._importance)
+        work.lost = cut(work.network, self.space.groups, work.kept)
 
     def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
+        if self._answers is not None:
+            return  # fitted to the data, layer by layer, in the next step
         for name, choice in plan.layers.items():
             if choice.method is not None:
                 parent, _, leaf = name.rpartition(".")
@@ -98,10 +148,59 @@ class Compressor:
                 factors = self._factors.factorise(module, choice.method, choice.ranks, name)
                 setattr(work.network.get_submodule(parent), leaf, factors)
 
+    def _reconstruct(self, plan: CompressionPlan, work: Compressed) -> None:
+        """One pass over the calibration inputs: refit what changed, re-estimate BatchNorm too."""
+        ranks = {n: Rank(c.method, c.ranks) for n, c in plan.layers.items() if c.method}
+        if self._answers is None or self._inputs is None or not (work.lost or ranks):
+            return
+        work.statistics = {n: b.clone() for n, b in work.network.named_buffers()}
+        refit = Refit(
+            work.network,
+            self._answers,
+            {**self._readers(work), **ranks},
+            work.lost,
+            fit=self.options.reconstruct,
+            whiten=self.options.whiten,
+        )
+        with refit, reestimating(work.network, self._moments, work.lost, self.normalise):
+            work.network(self._inputs)
+
+    def _readers(self, work: Compressed) -> dict[str, Rank | None]:
+        """Layers whose inputs lost channels, if layers are refitted."""
+        names = {
+            reader
+            for group in self.space.groups
+            if self.options.reconstruct and any(p in work.lost for p in group.producers())
+            for reader in group.consumers()
+        }
+        return {n: None for n in names if is_sampled(work.network.get_submodule(n))}
+
+    def _sparsify(self, plan: CompressionPlan, work: Compressed) -> None:
+        asked = {name: c for name, c in plan.layers.items() if c.sparsity}
+        scores: dict[str, Tensor] = {}
+        if asked and self.options.zeros == "gradient" and self._inputs is not None:
+            scores = weight_slopes(work.network, self._inputs)
+        for name, choice in asked.items():
+            below = {n[len(name) :].lstrip("."): s for n, s in scores.items() if _is_in(n, name)}
+            sparsify(work.network.get_submodule(name), choice.sparsity, choice.pattern, below)
+
     def _normalise(self, plan: CompressionPlan, work: Compressed) -> None:
+        zeros = any(c.sparsity for c in plan.layers.values())
         changed = work.lost or any(c.method for c in plan.layers.values())
-        if self._inputs is not None and self.normalise != "none" and changed:
-            reestimate(work.network, self._inputs, self._moments, work.lost, self.normalise)
+        if self._inputs is None or not (zeros or (changed and not work.statistics)):
+            return
+        for name, buffer in work.network.named_buffers():
+            if name in work.statistics:  # anew from the original's, now with the zeros
+                buffer.copy_(work.statistics[name])
+        with torch.no_grad(), reestimating(work.network, self._moments, work.lost, self.normalise):
+            work.network(self._inputs)
+
+    def _refine(self, plan: CompressionPlan, work: Compressed) -> None:
+        """Gradient steps; not where weights must stay zero."""
+        steps, zeros = self.options.refine, any(c.sparsity for c in plan.layers.values())
+        changed = work.lost or any(c.method for c in plan.layers.values())
+        if steps and self._calibration is not None and changed and not zeros:
+            refine(work.network, self.original, self._calibration, steps)
 
     def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
         chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
@@ -112,14 +211,43 @@ class Compressor:
                 owner = name if name in chosen else name.rpartition(".")[0]
                 work.bits[name] = chosen.get(owner, Bits())
 
+    def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
+        kinds = {n: _choice_of(n, plan).quantizer for n in work.bits}
+        work.grids = quantise(work.network, work.bits, kinds, self.options, self._inputs)
+
 
 STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._prune,
     Compressor._factorise,
+    Compressor._reconstruct,
+    Compressor._sparsify,
     Compressor._normalise,
+    Compressor._refine,
     Compressor._assign_bits,
+    Compressor._quantise,
 )
-"""The order in which a plan is carried out; quantisation itself happens in the exported file."""
+"""The order in which a plan is carried out; activations are rounded in the exported file only."""
+
+
+def _choice_of(name: str, plan: CompressionPlan) -> LayerChoice:
+    """The choice of a layer, of the layer whose factor it is, or none."""
+    return plan.layers.get(name) or plan.layers.get(name.rpartition(".")[0]) or LayerChoice()
+
+
+def _check_calibration(inputs: Tensor, example: Tensor) -> None:
+    if not len(inputs):
+        raise InputError("calibration", "no examples", "give some of the training inputs")
+    if inputs.shape[1:] != example.shape[1:]:
+        given, wanted = list(inputs.shape[1:]), list(example.shape[1:])
+        raise InputError(
+            "calibration", f"examples of shape {given}, the network takes {wanted}", ""
+        )
+    if not bool(torch.isfinite(inputs).all()):
+        raise InputError("calibration", "its inputs hold NaN or infinity", "check the data")
+
+
+def _is_in(name: str, layer: str) -> bool:
+    return name == layer or name.startswith(f"{layer}.")
 
 
 def _of_siblings(name: str, chosen: Mapping[str, Bits]) -> Bits:
@@ -144,9 +272,9 @@ def apply(
     a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
     same ones that the search used give the same channels and BatchNorm statistics. options: the
     search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
-    the network returned is float32. checkpoint: trained tensors of this plan, a
-    ``.safetensors`` file (a recovered point's lie in the study, at
-    ``study.artifact_path(point.evaluation.weights)``).
+    the network returned is float32; weights of fewer than 8 bits lie on their grid already.
+    checkpoint: trained tensors of this plan, a ``.safetensors`` file (a recovered point's lie in
+    the study, at ``study.artifact_path(point.evaluation.weights)``).
 
     Raises InputError when the plan does not fit the network (the layer is named), or the checkpoint
     does not fit the plan.

@@ -1,4 +1,4 @@
-"""Low-rank factors in place of a layer: SVD for linear and 1x1, Tucker-2 for k x k convolutions."""
+"""Low-rank factors in place of a layer: two or three smaller layers that compute much the same."""
 
 from __future__ import annotations
 
@@ -7,44 +7,133 @@ import hashlib
 from collections import OrderedDict
 from typing import Any
 
-import tensorly
 import torch
-from tensorly.base import unfold
-from tensorly.tenalg import mode_dot
 from torch import Tensor, nn
 
 from ..errors import CandidateError
+from ..spaces.factors import Shape, full_ranks, methods_for
+from .cp import cp
+from .depthwise import depthwise
+from .svd import spatial_svd, svd
+from .tucker import tucker2
 
-_SWEEPS, _GAIN = 30, 1e-5  # at most; stop when the core's norm grows by less than this share
+DECOMPOSE = {
+    "svd": svd,
+    "spatial_svd": spatial_svd,
+    "tucker2": tucker2,
+    "cp": cp,
+    "depthwise": depthwise,
+}
+"""Each takes a float64 kernel (out, in, kh, kw), its ranks and perhaps the second moments of the
+patches, and gives the kernels of the layers that replace it, in order."""
 
 
-def factorise(module: nn.Module, method: str, ranks: tuple[int, ...], name: str) -> nn.Sequential:
+def factorise(
+    module: nn.Module,
+    method: str,
+    ranks: tuple[int, ...],
+    name: str,
+    second: Tensor | None = None,
+) -> nn.Sequential:
     """Two or three smaller layers that stand for ``module``, in a Sequential.
 
-    method ``"svd"``: rank-r truncated singular value decomposition, the optimal rank-r factors
-    (Eckart & Young, 1936), for a linear layer or a 1x1 convolution. ``"tucker2"``: 1x1, k x k core
-    and 1x1 (Kim et al., "Compression of Deep CNNs for Fast and Low Power Mobile Applications",
-    ICLR 2016, section 3.1), by higher-order orthogonal iteration.
+    method: one of :data:`DECOMPOSE`: ``"svd"`` for a linear layer or a 1x1 convolution, the others
+    for k x k convolutions. Stride, padding and dilation stay with the spatial taps, the bias with
+    the last layer. second: (d, d) second moments of the patches (in, kh, kw) that the layer reads;
+    then the outputs change least, else the weights do.
     Raises CandidateError, naming the layer, when the method or the ranks do not fit it.
     """
-    if method == "svd" and isinstance(module, nn.Linear):
-        return _svd_linear(
-            module, *_fitting(ranks, (module.out_features, module.in_features), name)
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        raise CandidateError(f"{name}: {type(module).__name__} cannot be factorised by {method!r}")
+    groups = getattr(module, "groups", 1)
+    if groups != 1:
+        raise CandidateError(
+            f"{name}: a grouped convolution ({groups} groups) cannot be factorised"
         )
-    if isinstance(module, nn.Conv2d) and module.groups == 1:
-        if method == "svd" and module.kernel_size == (1, 1):
-            return _svd_conv(
-                module, *_fitting(ranks, (module.out_channels, module.in_channels), name)
-            )
-        if method == "tucker2":
-            r_out, r_in = ranks
-            if r_out > module.out_channels or r_in > module.in_channels:
-                raise CandidateError(
-                    f"{name}: Tucker ranks {ranks} exceed its "
-                    f"{module.out_channels}x{module.in_channels} channels"
-                )
-            return _tucker2(module, r_out, r_in)
-    raise CandidateError(f"{name}: {type(module).__name__} cannot be factorised by {method!r}")
+    weight = module.weight.detach()
+    kernel = (weight[:, :, None, None] if weight.dim() == 2 else weight).double()
+    out, into, high, wide = kernel.shape
+    kind = "linear" if isinstance(module, nn.Linear) else "conv"
+    if method not in methods_for(kind, (high, wide), groups):
+        what = "linear layer" if kind == "linear" else f"{high}x{wide} convolution"
+        raise CandidateError(f"{name}: a {what} cannot be factorised by {method!r}")
+    most = full_ranks(method, Shape(out, into, (high, wide)))
+    if len(ranks) != len(most) or any(not 1 <= r <= m for r, m in zip(ranks, most, strict=True)):
+        raise CandidateError(
+            f"{name}: {method} rank {_said(ranks)} exceeds the layer's {_said(most)}"
+        )
+    if not bool(torch.isfinite(kernel).all()):
+        raise CandidateError(f"{name}: its weights are not finite")
+    try:
+        kernels = DECOMPOSE[method](kernel, *ranks, second)  # type: ignore[operator]
+    except RuntimeError as error:
+        raise CandidateError(f"{name}: {method} at rank {_said(ranks)}: {error}") from error
+    if not all(bool(torch.isfinite(k).all()) for k in kernels):
+        raise CandidateError(f"{name}: {method} at rank {_said(ranks)} found no finite factors")
+    return _chained(module, kernels)
+
+
+def _said(ranks: tuple[int, ...]) -> str:
+    return "x".join(str(r) for r in ranks)
+
+
+def _chained(module: nn.Linear | nn.Conv2d, kernels: list[Tensor]) -> nn.Sequential:
+    """Layers with these kernels; each spatial tap takes the stride, padding and dilation of its
+    direction, the last layer the bias."""
+    layers: list[nn.Module] = []
+    spatial = [k for k in kernels if k.shape[2] * k.shape[3] > 1]
+    for index, kernel in enumerate(kernels):
+        bias = module.bias if index == len(kernels) - 1 else None
+        if isinstance(module, nn.Linear):
+            layer: Any = nn.Linear(kernel.shape[1], kernel.shape[0], bias=bias is not None)
+            kernel = kernel[:, :, 0, 0]
+        else:
+            sides = _directions(kernel, spatial, first=index == 0)
+            layer = _conv(module, kernel, sides, layers, bias is not None)
+        with torch.no_grad():
+            layer.weight.copy_(kernel)
+            if bias is not None:
+                layer.bias.copy_(bias)
+        layers.append(layer)
+    return nn.Sequential(*layers).eval()
+
+
+def _directions(kernel: Tensor, spatial: list[Tensor], first: bool) -> tuple[bool, bool]:
+    """Which directions (vertical, horizontal) a factor moves in."""
+    if not spatial:
+        return first, first  # a 1x1 kernel: its first factor
+    if len(spatial) == 1:
+        alone = kernel is spatial[0]
+        return alone, alone
+    return kernel is spatial[0], kernel is spatial[1]
+
+
+def _conv(
+    module: nn.Conv2d, kernel: Tensor, moves: tuple[bool, bool], before: list[nn.Module], bias: bool
+) -> nn.Conv2d:
+    """A convolution of this kernel that strides, pads and dilates only where it ``moves``."""
+    reads: Any = before[-1].out_channels if before else module.in_channels
+
+    def along(values: Any, still: int) -> tuple[int, int]:
+        high, wide = (v if m else still for v, m in zip(values, moves, strict=True))
+        return high, wide
+
+    padding: Any = module.padding
+    if not isinstance(padding, str):
+        padding = along(padding, 0)
+    elif not any(moves):
+        padding = 0
+    return nn.Conv2d(
+        reads,
+        kernel.shape[0],
+        (kernel.shape[2], kernel.shape[3]),
+        along(module.stride, 1),
+        padding,
+        along(module.dilation, 1),
+        groups=reads // kernel.shape[1],
+        bias=bias,
+        padding_mode=module.padding_mode,
+    )
 
 
 class FactorCache:
@@ -75,86 +164,3 @@ class FactorCache:
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for p in module.parameters())
-
-
-def _fitting(ranks: tuple[int, ...], shape: tuple[int, int], name: str) -> tuple[int]:
-    (rank,) = ranks
-    if rank > min(shape):
-        raise CandidateError(f"{name}: rank {rank} exceeds the layer's {min(shape)}")
-    return (rank,)
-
-
-def _svd_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    root = s[:rank].sqrt()
-    return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * v[:rank]).to(matrix.dtype)
-
-
-def _svd_linear(module: nn.Linear, rank: int) -> nn.Sequential:
-    left, right = _svd_factors(module.weight.detach(), rank)
-    first = nn.Linear(module.in_features, rank, bias=False)
-    second = nn.Linear(rank, module.out_features, bias=module.bias is not None)
-    return _filled([first, second], [right, left], module.bias)
-
-
-def _svd_conv(module: nn.Conv2d, rank: int) -> nn.Sequential:
-    left, right = _svd_factors(module.weight.detach().flatten(1), rank)
-    stride: Any = module.stride
-    padding: Any = module.padding
-    first = nn.Conv2d(module.in_channels, rank, 1, stride, padding, bias=False)
-    second = nn.Conv2d(rank, module.out_channels, 1, bias=module.bias is not None)
-    return _filled([first, second], [right[:, :, None, None], left[:, :, None, None]], module.bias)
-
-
-def _tucker2(module: nn.Conv2d, r_out: int, r_in: int) -> nn.Sequential:
-    core, out, into = tucker2(module.weight.detach(), r_out, r_in)
-    first = nn.Conv2d(module.in_channels, r_in, 1, bias=False)
-    shape: dict[str, Any] = {
-        name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")
-    }
-    middle = nn.Conv2d(r_in, r_out, bias=False, **shape)
-    last = nn.Conv2d(r_out, module.out_channels, 1, bias=module.bias is not None)
-    return _filled(
-        [first, middle, last], [into.T[:, :, None, None], core, out[:, :, None, None]], module.bias
-    )
-
-
-def tucker2(weight: Tensor, r_out: int, r_in: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Core (r_out, r_in, k, k) and factors (out, r_out), (in, r_in) of a kernel (out, in, k, k).
-
-    Higher-order orthogonal iteration over the two channel modes (De Lathauwer et al., "On the Best
-    Rank-1 and Rank-(R1,...,RN) Approximation", 2000, section 4). The leading singular vectors of an
-    unfolding come from its small Gram matrix instead of a decomposition of the whole unfolding.
-    """
-    with tensorly.backend_context("pytorch", local_threadsafe=True):
-        kernel = weight.double()
-        into = _leading(unfold(kernel, 1), r_in)
-        out = _leading(unfold(kernel, 0), r_out)
-        core, before = mode_dot(mode_dot(kernel, out.T, 0), into.T, 1), 0.0
-        for _ in range(_SWEEPS):
-            norm = float(core.norm())
-            if norm <= before * (1 + _GAIN):
-                break
-            before = norm
-            out = _leading(unfold(mode_dot(kernel, into.T, 1), 0), r_out)
-            into = _leading(unfold(mode_dot(kernel, out.T, 0), 1), r_in)
-            core = mode_dot(mode_dot(kernel, out.T, 0), into.T, 1)
-    return core.to(weight.dtype), out.to(weight.dtype), into.to(weight.dtype)
-
-
-def _leading(unfolded: Tensor, rank: int) -> Tensor:
-    """The ``rank`` leading left singular vectors, as columns."""
-    _, vectors = torch.linalg.eigh(unfolded @ unfolded.T)  # ascending eigenvalues
-    leading: Tensor = vectors[:, -rank:].flip(1)
-    return leading
-
-
-def _filled(
-    layers: list[nn.Linear | nn.Conv2d], weights: list[Tensor], bias: Tensor | None
-) -> nn.Sequential:
-    with torch.no_grad():
-        for layer, weight in zip(layers, weights, strict=True):
-            layer.weight.copy_(weight)
-        if bias is not None and layers[-1].bias is not None:
-            layers[-1].bias.copy_(bias)
-    return nn.Sequential(*layers).eval()

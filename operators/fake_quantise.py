@@ -3,7 +3,8 @@
 Simulated quantisation as in Jacob et al., "Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference" (CVPR 2018, section 3), with the very scales of the
 exported file: BatchNorm folded into the weights first, weights per output channel and symmetric,
-activations unsigned with a zero point.
+activations unsigned with a zero point. Weights of fewer bits, with a zero point or with a scale a
+group are rounded as the file stores them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..targets.onnx_scales import Affine, LayerScales
+from ..targets.target import Grid
+from ..targets.uniform import to_floats, to_integers
 
 
 def round_affine(x: Tensor, affine: Affine) -> Tensor:
@@ -31,12 +34,11 @@ def round_weight(weight: Tensor, scale: Tensor, most: int) -> Tensor:
     return torch.round(weight / by_channel).clamp(-most, most)
 
 
-def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
-    """A copy in which each BatchNorm that reads one convolution's output is folded into it.
+def batchnorms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
+    """Convolution -> the BatchNorm that reads its output.
 
-    example: (1, ...) float32, run once to see which follows which.
+    network: eval mode; example: (1, ...) float32, run once to see which follows which.
     """
-    folded = copy.deepcopy(network).eval()
     makers: dict[int, str] = {}
     pairs: dict[str, str] = {}
     kept: list[Tensor] = []  # alive, so that no two share an id
@@ -47,10 +49,10 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
 
     def read(_: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
         if id(args[0]) in makers:
-            pairs[name] = makers[id(args[0])]
+            pairs[makers[id(args[0])]] = name
 
     hooks = []
-    for name, module in folded.named_modules():
+    for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(
                 module.register_forward_hook(lambda m, a, o, name=name: made(m, a, o, name))
@@ -58,10 +60,16 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: read(m, a, name)))
     with torch.no_grad():
-        folded(example)
+        network(example)
     for hook in hooks:
         hook.remove()
-    for bn_name, conv_name in pairs.items():
+    return pairs
+
+
+def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
+    """A copy in which each BatchNorm that reads one convolution's output is folded into it."""
+    folded = copy.deepcopy(network).eval()
+    for conv_name, bn_name in batchnorms_behind(folded, example).items():
         conv: Any = folded.get_submodule(conv_name)
         bn: Any = folded.get_submodule(bn_name)
         _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))
@@ -83,12 +91,14 @@ def fake_quantise(
         weight, bias = module.weight, module.bias
         if not isinstance(weight, Tensor):
             raise TypeError(type(module).__name__)
-        scale = torch.from_numpy(layer.weight_scale.copy()).to(weight.dtype)
-        most = int(abs(layer.weight.astype("int32")).max())
+        grid = Grid(layer.weight_scale, zero_point=layer.zero_point)
+        most = max(int(abs(layer.weight.astype("int32")).max()), 1)
+        least = -most if layer.zero_point is None else 0
+        integers = to_integers(weight.detach().numpy(), grid, least, most)
         with torch.no_grad():
-            by_channel = scale.reshape(-1, *[1] * (weight.dim() - 1))
-            weight.copy_(round_weight(weight, scale, max(most, 1)) * by_channel)
-            if isinstance(bias, Tensor):
+            weight.copy_(torch.from_numpy(to_floats(integers, grid)))
+            if isinstance(bias, Tensor) and layer.input is not None:
+                scale = torch.from_numpy(layer.weight_scale.copy()).to(weight.dtype)
                 step = scale * layer.input.scale
                 bias.copy_(torch.round(bias / step) * step)
         _round_around(module, layer)
@@ -97,6 +107,8 @@ def fake_quantise(
 
 def _round_around(module: nn.Module, layer: LayerScales) -> None:
     def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if layer.input is None:
+            return args
         return (round_affine(args[0], layer.input), *args[1:])
 
     def after(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ share a group are added after dividing each by its mean, so that no layer outvot
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,80 +14,129 @@ import torch
 from torch import Tensor, nn
 
 from ..spaces.trace import ROOTS, ChannelGroup
+from .evidence import Loss, input_means, input_rms, input_slopes, own_loss
 
-Rms = Mapping[str, Tensor]
-"""Root mean square of each layer's input, per input channel: module name -> (channels,)."""
+Evidence = Mapping[str, Tensor]
+"""What calibration showed of each layer's input channels: module name -> (..., channels)."""
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+WEIGHTS_ONLY = ("l1", "l2", "bn_scale", "fpgm", "random")
+"""Methods that look at no data."""
+_GATHER: dict[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {
+    "activation": input_rms,
+    "weight_activation": input_rms,
+    "activation_mean": input_means,
+}
+METHODS = (*WEIGHTS_ONLY, *_GATHER, "taylor")
 
 
-def _l1(weight: Tensor) -> Tensor:
-    return weight.abs().sum(1)
+def gather(
+    network: nn.Module, method: str, inputs: Tensor | None, loss: Loss = own_loss
+) -> tuple[str, Evidence]:
+    """The method that can be carried out, and what it needs to know of the inputs (n, ...).
 
-
-def _l2(weight: Tensor) -> Tensor:
-    return weight.square().sum(1).sqrt()
-
-
-MAGNITUDES: dict[str, Callable[[Tensor], Tensor]] = {"l1": _l1, "l2": _l2}
+    Without inputs a method that looks at data becomes ``"l2"``.
+    """
+    if method in WEIGHTS_ONLY:
+        return method, {}
+    if inputs is None:
+        return "l2", {}
+    if method == "taylor":
+        return method, input_slopes(network, inputs, loss)
+    return method, _GATHER[method](network, inputs)
 
 
 def channel_importance(
-    network: nn.Module, group: ChannelGroup, method: str, rms: Rms | None = None
+    network: nn.Module,
+    group: ChannelGroup,
+    method: str,
+    evidence: Evidence | None = None,
+    *,
+    mix: float = 0.5,
+    seed: int = 0,
 ) -> Tensor:
-    """Importance of each channel of ``group``, shape (channels,).
+    """Importance of each channel of ``group``, shape (channels,). ``evidence``: see :func:`gather`.
 
-    method: ``"l1"`` or ``"l2"``, the norm of the weights that make and read the channel (Li et al.,
-    "Pruning Filters for Efficient ConvNets", ICLR 2017; grouped as in DepGraph, CVPR 2023), or
-    ``"activation"``: what the channel contributes to its readers, ||W[:, c]|| times the root mean
-    square of its activations (Sun et al., "A Simple and Effective Pruning Approach", ICLR 2024,
-    section 3, taken per channel). ``rms`` is needed for the latter only.
+    l1, l2: norms of the weights that make and read the channel (Li et al., "Pruning Filters for
+        Efficient ConvNets", ICLR 2017, section 3; grouped as in DepGraph, CVPR 2023).
+    bn_scale: size of its BatchNorm scales (Liu et al., "Network Slimming", ICCV 2017, section 3);
+        l2 in a group that has none.
+    fpgm: sum of the distances from the filter to the group's others, so that filters which others
+        can replace go first (He et al., "Filter Pruning via Geometric Median", CVPR 2019, eq. 5).
+    taylor: mean over examples of the squared first-order change of the loss without the channel
+        (Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, eq. 8,
+        with the channel's readers as the gate).
+    activation: what it contributes to its readers, ||W[:, c]|| times the root mean square of its
+        activations (Sun et al., "A Simple and Effective Pruning Approach", ICLR 2024, section 3,
+        taken per channel). weight_activation: ||W[:, c]||**(1 - mix) * rms**mix, from weights alone
+        (mix 0) to activations alone (1); 0.5 orders the channels of one reader as activation does.
+    activation_mean: mean absolute activation (Molchanov et al., "Pruning Convolutional Neural
+        Networks", ICLR 2017, section 2.2).
+    random: drawn from ``seed`` and the group's name.
     """
+    evidence = evidence or {}
+    if method == "random":
+        digest = hashlib.sha256(f"{seed} {group.name}".encode()).digest()
+        source = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.rand(group.channels, generator=source)
+    if method == "taylor":
+        return _taylor(group, evidence)
     total = torch.zeros(group.channels)
     for member in group.members:
         module = network.get_submodule(member.module)
-        if not isinstance(module, ROOTS):
-            continue
-        if method == "activation":
-            if member.side == "out" or rms is None or member.module not in rms:
-                continue
-            scores = _l2(_rows(module, "in")) * rms[member.module]
-        else:
-            scores = MAGNITUDES[method](_rows(module, member.side))
-        part = torch.zeros(group.channels)
-        entries = torch.tensor(member.entries)
-        if scores.shape[0] <= int(entries.max()):
-            entries = entries % scores.shape[0]  # a grouped convolution reads within its part
-        part.index_add_(0, torch.tensor(member.channels), scores[entries])
-        total += part / part.mean().clamp_min(1e-12)
-    if method == "activation" and not bool(total.any()):
+        scores = _scores(module, member.side, method, evidence.get(member.module), mix)
+        if scores is not None:
+            part = torch.zeros(group.channels)
+            part.index_add_(0, torch.tensor(member.channels), scores[torch.tensor(member.entries)])
+            total += part / part.mean().clamp_min(1e-12)
+    if method not in ("l1", "l2") and not bool(total.any()):
         return channel_importance(network, group, "l2")
     return total
 
 
+def _scores(module: Any, side: str, method: str, seen: Tensor | None, mix: float) -> Tensor | None:
+    """One number per entry of one side of a layer; None where the method has nothing to say."""
+    if method == "bn_scale":
+        if not isinstance(module, BatchNorm) or module.weight is None:
+            return None
+        scale: Tensor = module.weight.detach().abs().float()
+        return scale
+    if not isinstance(module, ROOTS):
+        return None
+    if method == "l1":
+        return _rows(module, side).abs().sum(1)
+    if method == "l2":
+        return torch.linalg.vector_norm(_rows(module, side), dim=1)
+    if method == "fpgm":
+        rows = _rows(module, "out")
+        return torch.cdist(rows, rows).sum(1) if side == "out" else None
+    if side == "out" or seen is None:
+        return None
+    norms = torch.linalg.vector_norm(_rows(module, "in"), dim=1)
+    if method == "activation":
+        return norms * seen
+    if method == "weight_activation":
+        return torch.pow(norms, 1 - mix) * torch.pow(seen, mix)
+    return seen
+
+
+def _taylor(group: ChannelGroup, slopes: Evidence) -> Tensor:
+    """Changes of the loss at all readers of a channel add up, example by example."""
+    total: Tensor | None = None
+    for member in group.members:
+        if member.side == "in" and member.module in slopes:
+            seen = slopes[member.module][:, torch.tensor(member.entries)]
+            part = torch.zeros(len(seen), group.channels)
+            part.index_add_(1, torch.tensor(member.channels), seen)
+            total = part if total is None else total + part
+    return torch.ones(group.channels) if total is None else total.square().mean(0)
+
+
 def _rows(module: Any, side: str) -> Tensor:
-    weight: Tensor = module.weight.detach()
-    rows = weight if side == "out" else weight.transpose(0, 1)
-    return rows.reshape(rows.shape[0], -1).float()
-
-
-def input_rms(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Root mean square of every layer's input channels over ``inputs`` (n, ...) float32."""
-    found: dict[str, Tensor] = {}
-    hooks = []
-    for name, module in network.named_modules():
-        if not isinstance(module, ROOTS):
-            continue
-
-        def record(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            x = args[0].detach()
-            axis = x.dim() - 1 if isinstance(module, nn.Linear) else 1
-            others = [d for d in range(x.dim()) if d != axis]
-            rms = x.square().mean(others).sqrt()
-            groups = getattr(module, "groups", 1)
-            found[name] = rms if groups == 1 else rms.reshape(groups, -1).mean(0)
-
-        hooks.append(module.register_forward_pre_hook(record))
-    with torch.inference_mode():
-        network(inputs)
-    for hook in hooks:
-        hook.remove()
-    return {name: rms.clone() for name, rms in found.items()}
+    """The weights that make each output channel, or that read each input channel, as rows."""
+    weight: Tensor = module.weight.detach().float()
+    if side == "out":
+        return weight.flatten(1)
+    parts = getattr(module, "groups", 1)
+    blocks = weight.reshape(parts, weight.shape[0] // parts, weight.shape[1], -1)
+    return blocks.transpose(1, 2).reshape(parts * weight.shape[1], -1)

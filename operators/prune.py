@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
 
-from ..spaces.surgery import cut, spread
+from ..spaces.surgery import spread
 from ..spaces.trace import ChannelGroup
 
 
@@ -28,14 +27,3 @@ def choose_channels(
         order = torch.argsort(score, descending=True, stable=True).tolist()
         kept[group.name] = spread(order, count, group.blocks, group.channels)
     return kept
-
-
-def prune(
-    network: nn.Module,
-    groups: Iterable[ChannelGroup],
-    keep: Mapping[str, int],
-    importance: Mapping[str, torch.Tensor],
-) -> dict[str, list[int]]:
-    """Prune ``network`` in place; returns, per module, the output channels it lost."""
-    groups = list(groups)
-    return cut(network, groups, choose_channels(groups, keep, importance))

@@ -51,6 +51,7 @@ class Training:
     """Trains ``network`` in place on a task's training split, from where ``path`` says it was.
 
     network: on the CPU. original: what it learns from (only read); None = labels alone.
+    Weights that are zero in a sparse layer stay zero.
     A part of the training split is held out and scored after each epoch; the best epoch's tensors
     are the result (the untrained network's too, if nothing was better), so that neither the search
     nor the evaluation data are used up. Same seed, same inputs: the same tensors, interrupted or
@@ -87,6 +88,11 @@ class Training:
         self._batch = min(options.batch, len(self._rows))
         self._an_epoch = len(self._rows) // self._batch
         self._optimiser = self._make_optimiser()
+        self._zeros = [
+            (p, p.detach() == 0)
+            for p in network.parameters()
+            if p.requires_grad and p.ndim > 1 and float((p.detach() == 0).float().mean()) > 0.01
+        ]
         self._scaler = torch.amp.GradScaler(
             self._hardware.kind, enabled=self._hardware.dtype is torch.float16
         )
@@ -180,6 +186,9 @@ class Training:
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimiser)
         self._scaler.update()
+        with torch.no_grad():
+            for parameter, zero in self._zeros:
+                parameter.masked_fill_(zero, 0.0)
         return loss.detach()
 
     def _progress(self) -> float:

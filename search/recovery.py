@@ -80,7 +80,7 @@ def promising(study: Study, top: int) -> list[Point]:
         [(row.number, row.evaluation) for row in rows], study.objectives, kept, study.baseline
     )
     base = study.baseline.plan.fingerprint if study.baseline else ""
-    points = [p for p in front.front if p.plan.fingerprint != base]
+    points = [p for p in front.front if p.plan.fingerprint != base and _trainable(p)]
     near = [p for p in points if 0.0 < front.drop(p) <= RECOVERABLE] or points
     names = [o.name for o in study.objectives if not o.maximize]
     places = {p.number: _place(p, names, front.baseline) for p in near}
@@ -138,6 +138,11 @@ def _in_words(told: Mapping[str, Any]) -> tuple[float | None, str]:
 
 def _ask(parent: Ask, stride: int) -> Ask:
     return Ask(parent.number + stride, parent.plan, parent.params, {}, {}, (), parent.number)
+
+
+def _trainable(point: Point) -> bool:
+    """Codebooks and sums of powers of two would not survive training."""
+    return all(choice.quantizer == "uniform" for choice in point.plan.layers.values())
 
 
 def _about_score(constraint: str) -> bool:

@@ -16,9 +16,12 @@ class Choices:
     smallest_keep: the smallest share of a group's channels that is offered.
     most_keeps: at most this many kept-channel options a group.
     bits: (weight_bits, activation_bits) pairs that the target stores and runs, float32 first.
+    rank_ratios, rank_energies: ranks offered, as a ratio (see factors.py) or as the share of the
+        squared weights that they keep. rank_methods: how layers may be factorised, each by those
+        of them that fit it; None = svd for linear and 1x1, tucker2 for k x k.
     more_bits: further pairs, offered only where a job names them (``bits: [4, 8, 32]``, or
         ``w4a32``); of one weight width the usual one first.
-    rank_ratios: ranks offered, as a share of the surviving channels of each side.
+    zeros: (per cent, pattern) of zero weights, fewest first; they bring no speed.
     size_only_bits: weight bits that shrink the file but bring no speed (marked in the space).
     """
 
@@ -30,6 +33,9 @@ class Choices:
     bits: tuple[tuple[int, int], ...] = ((32, 32), (8, 8))
     more_bits: tuple[tuple[int, int], ...] = ()
     rank_ratios: tuple[float, ...] = (0.75, 0.5, 0.25)
+    rank_energies: tuple[float, ...] = ()
+    rank_methods: tuple[str, ...] | None = None
+    zeros: tuple[tuple[int, str], ...] = ()
     size_only_bits: tuple[int, ...] = ()
 
     def kept(self, channels: int, multiple_of: int = 1) -> tuple[int, ...]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..tasks.weights import check_finite
+from .attention import rewrite
 from .choices import Choices
-from .shortcut import ShortcutConv, rewrite_shortcuts
-from .space import Layer, SearchSpace
+from .factors import Shape, methods_for, rank_options
+from .heads import head_groups, without_heads
+from .layer import Layer
+from .shortcut import ShortcutConv
+from .space import RANK_STEP, SearchSpace
 from .surgery import cut, spread
 from .trace import ChannelGroup, trace_groups
 
@@ -42,8 +46,10 @@ def discover(
     >>> print(len(space.parameters), "choices")
     """
     choices = choices or Choices()
-    rewritten = rewrite_shortcuts(_runnable(network, example), example)
-    groups = trace_groups(rewritten, example) if prune else ()
+    rewritten = rewrite(_runnable(network, example), example)
+    groups = without_heads(trace_groups(rewritten, example), rewritten, example) if prune else []
+    heads, headless = head_groups(rewritten, example) if prune else ((), {})
+    groups += heads
     modules = {n: m for n, m in rewritten.named_modules() if _is_layer(m)}
     if not modules:
         raise InputError("task.model", "it has no convolution or linear layer", "nothing to do")
@@ -53,6 +59,7 @@ def discover(
     _check_names(freeze, rewritten)
     frozen = {name: "frozen" for name in modules if _below(name, freeze)}
     frozen |= {name: "not used by the forward pass" for name in modules if name not in used}
+    frozen |= {f"heads of {name}": reason for name, reason in headless.items()}
 
     cuttable = []
     for group in groups:
@@ -60,7 +67,7 @@ def discover(
             (f"{p} is frozen" for p in group.producers() if _below(p, freeze)), None
         )
         if reason:
-            frozen[f"channels of {group.name}"] = reason
+            frozen[f"{group.unit} of {group.name}"] = reason
         else:
             cuttable.append(group)
     cuttable, broken = _verified(rewritten, example, cuttable)
@@ -86,6 +93,7 @@ def discover(
 
 
 def _runnable(network: nn.Module, example: Tensor) -> nn.Module:
+    check_finite(network.state_dict(), "task.model")
     try:
         with torch.inference_mode():
             out = network(example)
@@ -196,9 +204,8 @@ def _layer(
         kernel, conv_groups = 1, module.groups
         for k in module.kernel_size:
             kernel *= k
-    factorable = factorise and conv_groups == 1 and (kind == "linear" or _is_plain2d(module))
-    method = ("svd" if kernel == 1 else "tucker2") if factorable else None
-    layer = Layer(
+    shape, offered = _factorable(module, choices) if factorise else (None, ())
+    return Layer(
         name=name,
         kind=kind,
         out_channels=out,
@@ -206,28 +213,34 @@ def _layer(
         kernel=kernel,
         conv_groups=conv_groups,
         bits=choices.bits,
-        rank_ratios=(),
-        method=method,
+        rank_options=rank_options(
+            offered,
+            choices.rank_ratios,
+            choices.rank_energies,
+            shape,
+            module.weight,
+            RANK_STEP,
+        )
+        if shape is not None
+        else (),
+        kernel_size=tuple(getattr(module, "kernel_size", (1, 1))),
         parts_out=_parts(name, "out", groups),
         parts_in=_parts(name, "in", groups),
+        zeros=tuple(z for z in choices.zeros if z[1] != "2:4" or into // conv_groups % 4 == 0),
     )
-    if method is None:
-        return layer
-    ratios = []
-    for ratio in choices.rank_ratios:
-        ranks = tuple(max(1, round(m * ratio)) for m in layer.most_ranks(out, into))
-        if layer.saves(ranks, out, into) and min(ranks) >= 2:
-            ratios.append(ratio)
-    return replace(layer, rank_ratios=tuple(ratios), method=method if ratios else None)
 
 
-def _is_plain2d(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-        and tuple(module.dilation) == (1, 1)
-    )
+def _factorable(module: nn.Module, choices: Choices) -> tuple[Shape | None, tuple[str, ...]]:
+    """The layer's shape and the methods offered for it; (None, ()) where none fits."""
+    weight = module.weight
+    kernel = tuple(getattr(module, "kernel_size", (1, 1)))
+    kind = "linear" if isinstance(module, nn.Linear) else "conv"
+    fitting = methods_for(kind, kernel, getattr(module, "groups", 1))
+    if not fitting or not isinstance(weight, Tensor):
+        return None, ()
+    offered = fitting[:1] if choices.rank_methods is None else choices.rank_methods
+    sides = (kernel[0], kernel[1])
+    return Shape(weight.shape[0], weight.shape[1], sides), tuple(m for m in offered if m in fitting)
 
 
 def _parts(name: str, side: str, groups: Sequence[ChannelGroup]) -> dict[str, int]:

@@ -120,6 +120,14 @@ class CompressionPlan:
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def needs_archive(self) -> bool:
+        """Whether some layer is stored at its real size in a packed container only."""
+        return any(
+            c.sparsity or c.quantizer != "uniform" or c.weight_bits in (3, 6)
+            for c in self.layers.values()
+        )
+
     def __str__(self) -> str:
         width = max((len(n) for n in (*self.groups, *self.layers)), default=0)
         lines = [f"group {n:<{width}}  keep {k}" for n, k in self.groups.items()]

@@ -11,54 +11,13 @@ from math import prod
 from typing import Any
 
 from ..errors import CandidateError, InputError, nearest
+from .factors import check_factors
+from .layer import Layer
 from .plan import CompressionPlan, LayerChoice
 from .trace import ChannelGroup
 
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer and what may be done to it.
-
-    bits: (weight_bits, activation_bits) options, the unchanged one first.
-    rank_ratios: ranks offered as a share of the surviving channels; () = not factorised.
-    method: ``"svd"`` (linear, 1x1) or ``"tucker2"`` (k x k).
-    parts_out, parts_in: how many of its output (input) entries one channel of a group accounts for.
-    """
-
-    name: str
-    kind: str  # "conv" or "linear"
-    out_channels: int
-    in_channels: int
-    kernel: int  # kernel area, 1 for linear and 1x1
-    conv_groups: int
-    bits: tuple[tuple[int, int], ...]
-    rank_ratios: tuple[float, ...]
-    method: str | None
-    parts_out: Mapping[str, int]
-    parts_in: Mapping[str, int]
-
-    def surviving(self, groups: Mapping[str, int], full: Mapping[str, int]) -> tuple[int, int]:
-        """(out, in) channels left when ``groups`` are kept (``full``: their original counts)."""
-        out = self.out_channels - sum(
-            (full[g] - groups.get(g, full[g])) * n for g, n in self.parts_out.items()
-        )
-        into = self.in_channels - sum(
-            (full[g] - groups.get(g, full[g])) * n for g, n in self.parts_in.items()
-        )
-        return out, into
-
-    def saves(self, ranks: tuple[int, ...], out: int, into: int) -> bool:
-        """Whether the factors hold fewer weights than the layer they replace."""
-        if self.method == "svd":
-            (r,) = ranks
-            return r * (out + into) < out * into
-        r_out, r_in = ranks
-        factors = into * r_in + r_in * r_out * self.kernel + r_out * out
-        return factors < out * into * self.kernel
-
-    def most_ranks(self, out: int, into: int) -> tuple[int, ...]:
-        """The full ranks: what a factorisation without loss would need."""
-        return (min(out, into),) if self.method == "svd" else (out, into)
+RANK_STEP = 4
+"""Ranks are multiples of this where a layer has enough of them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +32,7 @@ class SearchSpace:
     keeps: Mapping[str, tuple[int, ...]]
     layers: tuple[Layer, ...]
     frozen: Mapping[str, str]
-    rank_step: int = 4
+    rank_step: int = RANK_STEP
 
     @cached_property
     def full(self) -> dict[str, int]:
@@ -85,10 +44,11 @@ class SearchSpace:
         """Parameter name -> number of options; option 0 changes nothing, higher compresses more."""
         out = {f"keep:{g.name}": len(self.keeps[g.name]) for g in self.groups}
         for layer in self.layers:
-            if layer.rank_ratios:
-                out[f"rank:{layer.name}"] = 1 + len(layer.rank_ratios)
+            out[f"rank:{layer.name}"] = 1 + len(layer.rank_options)
             if len(layer.bits) > 1:
                 out[f"bits:{layer.name}"] = len(layer.bits)
+            if layer.zeros:
+                out[f"zeros:{layer.name}"] = 1 + len(layer.zeros)
         return {name: count for name, count in out.items() if count > 1}
 
     @property
@@ -118,34 +78,32 @@ class SearchSpace:
         for layer in self.layers:
             weight, activation = layer.bits[genotype.get(f"bits:{layer.name}", 0)]
             option = genotype.get(f"rank:{layer.name}", 0)
+            method: str | None = None
             ranks: tuple[int, ...] = ()
             if option:
-                out, into = layer.surviving(groups, self.full)
-                ratio = layer.rank_ratios[option - 1]
-                ranks = tuple(self._on_grid(m * ratio, m) for m in layer.most_ranks(out, into))
-            method = layer.method if ranks else None
-            layers[layer.name] = LayerChoice(weight, activation, method, ranks)
+                chosen = layer.rank_options[option - 1]
+                shape = layer.shape(*layer.surviving(groups, self.full))
+                method, ranks = chosen.method, chosen.ranks(shape, self.rank_step)
+            choice = LayerChoice(weight, activation, method, ranks)
+            if zeros := genotype.get(f"zeros:{layer.name}", 0):
+                sparsity, pattern = layer.zeros[zeros - 1]
+                choice = replace(choice, sparsity=sparsity, pattern=pattern)
+            layers[layer.name] = choice
         return self.canonical(CompressionPlan(groups, layers))
-
-    def _on_grid(self, rank: float, most: int) -> int:
-        step = self.rank_step if most >= 2 * self.rank_step else 1
-        return max(step, min(most, step * round(rank / step)))
 
     def canonical(self, plan: CompressionPlan) -> CompressionPlan:
         """The same plan with ranks clamped to the surviving channels and useless ranks dropped."""
         layers = {}
         for layer in self.layers:
             choice = plan.layers[layer.name]
-            if choice.ranks:
+            if choice.method is not None:
                 out, into = layer.surviving(plan.groups, self.full)
-                most = layer.most_ranks(out, into)
+                most = layer.most_ranks(choice.method, out, into)
                 ranks = tuple(min(r, m) for r, m in zip(choice.ranks, most, strict=True))
-                if layer.saves(ranks, out, into):
-                    choice = LayerChoice(
-                        choice.weight_bits, choice.activation_bits, choice.method, ranks
-                    )
+                if layer.saves(choice.method, ranks, out, into):
+                    choice = replace(choice, ranks=ranks)
                 else:
-                    choice = LayerChoice(choice.weight_bits, choice.activation_bits)
+                    choice = replace(choice, method=None, ranks=())
             layers[layer.name] = choice
         return CompressionPlan({g.name: plan.groups[g.name] for g in self.groups}, layers)
 
@@ -176,10 +134,10 @@ class SearchSpace:
                 )
         for layer in self.layers:
             choice = plan.layers[layer.name]
-            if choice.method is not None and choice.method != layer.method:
-                raise InputError(
-                    where, f"layer {layer.name!r} cannot take {choice.method!r}", "use its own"
-                )
+            if choice.method is not None:
+                shape = layer.shape(layer.out_channels, layer.in_channels)
+                spot = f"{where}: layer {layer.name!r}"
+                check_factors(choice.method, choice.ranks, layer.methods, shape, spot)
         return self.canonical(plan)
 
     def only(self, plan: CompressionPlan) -> SearchSpace:
@@ -219,7 +177,10 @@ class SearchSpace:
         for parameter, count in self.parameters.items():
             family, _, name = parameter.partition(":")
             spared = only is not None and family != "bits" and name not in only
-            genotype[parameter] = 0 if spared else min(levels.get(family, 0), count - 1)
+            level = levels.get(family, 0)
+            if family == "rank" and count > 4:  # several methods: levels 0 to 3 span them all
+                level = -(-level * (count - 1) // 3)
+            genotype[parameter] = 0 if spared else min(level, count - 1)
         return genotype
 
     def _heavy(self) -> set[str]:
@@ -245,16 +206,20 @@ class SearchSpace:
                     "kind": "group",
                     "name": group.name,
                     "size": str(group.channels),
-                    "options": "keep " + " ".join(str(k) for k in self.keeps[group.name]),
+                    "options": "keep "
+                    + " ".join(str(k) for k in self.keeps[group.name])
+                    + (" heads" if group.unit == "heads" else ""),
                     "tied": ", ".join(p for p in group.producers() if p != group.name),
                     "read_by": readers,
                 }
             )
         for layer in self.layers:
             options = ["bits " + " ".join(f"w{w}a{a}" for w, a in layer.bits)]
-            if layer.rank_ratios:
-                shares = " ".join(f"{r:g}" for r in layer.rank_ratios)
-                options.append(f"{layer.method} {shares}")
+            if layer.rank_options:
+                options.append(", ".join(option.label for option in layer.rank_options))
+            if layer.zeros:
+                named = (p if p == "2:4" else f"{s}%" for s, p in layer.zeros)
+                options.append(f"zeros {' '.join(named)} (size only)")
             out.append(
                 {
                     "kind": layer.kind,
@@ -272,7 +237,10 @@ class SearchSpace:
         """16 hexadecimal digits over every option."""
         data = [
             [[g.name, self.keeps[g.name]] for g in self.groups],
-            [[x.name, x.bits, x.rank_ratios, x.method] for x in self.layers],
+            [
+                [x.name, x.bits, [[o.method, o.shares] for o in x.rank_options], *x.zeros]
+                for x in self.layers
+            ],
         ]
         return hashlib.sha256(json.dumps(data).encode()).hexdigest()[:16]
 

@@ -43,12 +43,44 @@ def cut(
     lost = lost_entries(groups, kept)
     for (name, side), gone in lost.items():
         module = network.get_submodule(name)
+        if side == "heads":
+            _tell_heads(module, len(gone))
+            continue
         pruner = PrunerBox[torch_pruning.ops.module2type(module)]
         if side == "out":
             pruner.prune_out_channels(module, gone)
         else:
             pruner.prune_in_channels(module, gone)
     return {name: gone for (name, side), gone in lost.items() if side == "out"}
+
+
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "nhead", "heads", "num_attention_heads")
+"""Attributes that hold an attention's number of heads."""
+HEAD_WIDTHS = ("attn_dim", "inner_dim", "all_head_size")
+"""Attributes that hold the width of all its heads together."""
+
+
+def head_count(module: nn.Module) -> int | None:
+    """The number of attention heads that a module says it has."""
+    for attribute in HEAD_COUNTS:
+        value = getattr(module, attribute, None)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return None
+
+
+def _tell_heads(module: nn.Module, lost: int) -> None:
+    """Correct the numbers by which an attention reshapes what its layers give."""
+    before = head_count(module)
+    if before is None or lost >= before:
+        raise ValueError(f"{lost} of {before} heads cannot be cut")
+    for attribute in HEAD_COUNTS:
+        if getattr(module, attribute, None) == before:
+            setattr(module, attribute, before - lost)
+    for attribute in HEAD_WIDTHS:
+        width = getattr(module, attribute, None)
+        if isinstance(width, int) and width % before == 0:
+            setattr(module, attribute, width // before * (before - lost))
 
 
 def spread(order: Sequence[int], keep: int, blocks: int, channels: int) -> list[int]:

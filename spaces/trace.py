@@ -28,7 +28,8 @@ _CUTTABLE = (*ROOTS, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm
 class Member:
     """One side of one module that belongs to a group.
 
-    side: ``"out"`` (output channels) or ``"in"`` (input channels).
+    side: ``"out"`` (output channels), ``"in"`` (input channels), or ``"heads"``: a module
+        that knows how many attention heads it has.
     entries: indices along that dimension; channels: the group channel each entry belongs to.
     """
 
@@ -44,6 +45,7 @@ class ChannelGroup:
 
     blocks: channels are cut in the same places in each of ``blocks`` equal parts (grouped
         convolutions), so kept counts are multiples of it.
+    unit: what one channel is: ``"channels"``, or ``"heads"`` (of attention: several rows each).
     fixed: why the group cannot be cut, or None.
     """
 
@@ -52,6 +54,7 @@ class ChannelGroup:
     members: tuple[Member, ...]
     blocks: int = 1
     fixed: str | None = None
+    unit: str = "channels"
 
     def producers(self) -> tuple[str, ...]:
         """Modules whose output channels belong to the group."""

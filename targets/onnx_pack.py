@@ -29,7 +29,6 @@ _UNSIGNED = ((ml_dtypes.uint2, 0, 3), (ml_dtypes.uint4, 0, 15), (np.uint8, 0, 25
 _OPSET = {ml_dtypes.int2: (25, 13), ml_dtypes.uint2: (25, 13)}  # of the operators, of the file
 _OPSET |= {ml_dtypes.int4: (21, 10), ml_dtypes.uint4: (21, 10)}
 LAYER_OPS = ("Conv", "Gemm", "MatMul")
-_UNPACKING = ("Cast", "Sub", "Mul", "Reshape", "Transpose", "DequantizeLinear")
 BASE_OPSET = 20
 """Export with this one what :func:`pack` is to pack: later ones only add types to its operators."""
 
@@ -97,6 +96,7 @@ def hold(
     Raises CandidateError naming the layer whose weights cannot be packed or are not there.
     """
     held: dict[str, Held] = {}
+    shared: dict[str, Held] = {}
     known = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         name = node.name.partition("#")[0]
@@ -110,6 +110,9 @@ def hold(
         if node.op_type not in LAYER_OPS:
             raise CandidateError(f"{name}: the weights of {node.op_type} cannot be packed")
         tensor = known[node.input[1]]
+        if tensor.name in shared:  # the second call of a layer
+            held[node.name] = shared[tensor.name]
+            continue
         weight = np.asarray(numpy_helper.to_array(tensor), dtype=np.float32)
         turned = rows(node, weight) is not weight
         weight = np.ascontiguousarray(rows(node, weight))
@@ -121,7 +124,7 @@ def hold(
         else:
             own = network.get_submodule(name).weight.detach().numpy()  # type: ignore[operator,union-attr]
             integers, grid = _folded(own, weight, grid)
-        held[node.name] = Held(tensor.name, integers, grid, turned)
+        held[node.name] = shared[tensor.name] = Held(tensor.name, integers, grid, turned)
         real = to_floats(integers, grid)
         tensor.CopyFrom(numpy_helper.from_array(real.T if turned else real, tensor.name))
     done = {name.partition("#")[0] for name in held}
@@ -167,7 +170,8 @@ def pack(model: ModelProto, held: Mapping[str, Held]) -> None:
 
     A float32 weight becomes packed integers, unpacked by constant operators; an INT8 one (of a
     layer that the quantiser made integer) becomes INT4 or INT2 and a Cast. Each is read back by
-    :func:`unpack` exactly. The operator set is raised to the first that knows the type.
+    :func:`paretune.targets.onnx_unpack.unpack` exactly. The operator set is raised to the first
+    that knows the type.
     """
     known = {t.name: t for t in model.graph.initializer}
     nodes: list[NodeProto] = []
@@ -240,28 +244,6 @@ def _kind(item: Held) -> type:
     kinds = _SIGNED if item.grid.zero_point is None else _UNSIGNED
     low, high = int(item.integers.min(initial=0)), int(item.integers.max(initial=0))
     return next(kind for kind, least, most in kinds if least <= low and high <= most)
-
-
-def unpack(model: ModelProto) -> dict[str, np.ndarray]:
-    """Layer -> its stored integers (int32, output channels first), of every packed weight."""
-    known = {t.name: t for t in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    found = {}
-    for node in model.graph.node:
-        if node.op_type.removeprefix("QLinear").removeprefix("Q") not in LAYER_OPS:
-            continue
-        for given in node.input[1:4]:
-            shape = None
-            while given in makers and makers[given].op_type in _UNPACKING:
-                maker = makers[given]
-                if maker.op_type == "Reshape":
-                    shape = numpy_helper.to_array(known[maker.input[1]])
-                given = maker.input[0]
-            if given in known and given.endswith("_packed"):
-                integers = np.asarray(numpy_helper.to_array(known[given])).astype(np.int32)
-                layer = node.name.removesuffix("_quant")
-                found[layer] = rows(node, integers) if shape is None else integers.reshape(shape)
-    return found
 
 
 def _cast(given: str, out: str, kind: int) -> NodeProto:

@@ -145,7 +145,7 @@ def quantize_model(
         for name, (low, high) in found.items()
     }
     overrides = {h.tensor: h.overrides() for n, h in held.items() if n in placement.layers}
-    with _quiet_logs():
+    with quiet_logs():
         try:
             done = _run_quantizer(
                 inferred,
@@ -221,7 +221,7 @@ def given_ranges(model: ModelProto, held: Mapping[str, Held]) -> dict[str, tuple
     return found
 
 
-class _quiet_logs:
+class quiet_logs:
     """No advice from the quantiser in the log meanwhile."""
 
     def __enter__(self) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from .onnx_unpack import stored_weights
+
 _INTEGER = {"QLinearConv": (1, 3, 6), "QGemm": (1, 3, 7), "QLinearMatMul": (1, 3, 6)}
 """Operator -> places of the scales' pairs: input, weight (the tensor itself), output."""
 _FLOAT = {"Conv", "Gemm", "MatMul"}
@@ -26,23 +28,27 @@ class Affine:
 
 @dataclass(frozen=True)
 class LayerScales:
-    """How one 8-bit layer is quantised.
+    """How one quantised layer is stored.
 
-    input, output: of its activations (output: None where the result stays float).
-    weight_scale: one per output channel (or a single one), symmetric around zero.
-    weight: the stored integers, in the file's layout.
+    input, output: of its activations (None where they stay float).
+    weight_scale: one per output channel (or a single one, or groups of weights, see Grid).
+    weight: the stored integers, in the file's layout. zero_point: None = symmetric around zero.
     """
 
-    input: Affine
+    input: Affine | None
     output: Affine | None
     weight_scale: np.ndarray
     weight: np.ndarray
+    zero_point: np.ndarray | None = None
 
 
 def read_scales(path: Path) -> dict[str, LayerScales]:
-    """Layer name -> scales, for every 8-bit layer of the file (either format)."""
+    """Layer name -> scales, for every layer of the file that is not float32 (either format)."""
     model = onnx.load(str(path), load_external_data=False)
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in model.graph.node:  # packed integers of an integer kernel
+        if node.op_type == "Cast" and node.input[0] in constants:
+            constants.setdefault(node.output[0], constants[node.input[0]].astype(np.int8))
     found: dict[str, LayerScales] = {}
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
@@ -62,6 +68,9 @@ def read_scales(path: Path) -> dict[str, LayerScales]:
             scales = _from_pairs(model, node, makers, constants)
             if scales is not None:
                 found[node.name] = scales
+    for name, (integers, grid) in stored_weights(model).items():
+        if grid is not None:
+            found[name] = LayerScales(None, None, grid.weight_scale, integers, grid.zero_point)
     return found
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto, TensorProto
 
 from ..errors import CandidateError, InputError
+
+if TYPE_CHECKING:  # sessions need no onnx, and a small board has none
+    from onnx import GraphProto, ModelProto, TensorProto
 
 OPTIMISED, PLAIN = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"
 
 
 def require_runtime() -> Any:
-    """The onnxruntime module. Raises InputError saying how to install it."""
+    """The onnxruntime module, its telemetry off (from 1.31 on it writes files and sends events).
+
+    Raises InputError saying how to install it. ``ORT_DISABLE_TELEMETRY=0`` in the environment is
+    left as it is.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
@@ -65,6 +72,8 @@ def parse_model(data: bytes, where: str) -> ModelProto:
 
     Raises CandidateError in one line, beginning with ``where``.
     """
+    import onnx
+
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:
@@ -72,7 +81,7 @@ def parse_model(data: bytes, where: str) -> ModelProto:
     if not model.graph.node or not model.graph.output:
         raise CandidateError(f"{where}: not an ONNX file (no graph in it)")
     for tensor in _tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise CandidateError(
                 f"{where}: tensor {tensor.name!r} lies in another file; "
                 "write one file without external data"
@@ -80,7 +89,7 @@ def parse_model(data: bytes, where: str) -> ModelProto:
     return model
 
 
-def _tensors(graph: onnx.GraphProto) -> list[TensorProto]:
+def _tensors(graph: GraphProto) -> list[TensorProto]:
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]

@@ -20,6 +20,7 @@ from .cpu import cpu_features, saturates_int8
 from .onnx_export import OPSET, export_model, write_model
 from .onnx_pack import BASE_OPSET, check_weights, hold, pack
 from .onnx_quantize import FORMATS, quantize_model
+from .onnx_runtime_formats import quantize_blocks, quantize_dynamically
 from .onnx_session import one_line, open_session, parse_model, require_runtime
 from .speed_states import SpeedStates
 from .target import Bits, Grid, Runtime, Timing
@@ -33,7 +34,9 @@ MORE_BITS = tuple((w, a) for w in (8, 6, 4, 3, 2) for a in (8, 32) if (w, a) != 
 class OnnxRuntimeCpu:
     """Export to ONNX, quantise with ONNX Runtime's static quantiser, run and time on the CPU.
 
-    format: "qoperator" or "qdq", how int8 layers are written (see onnx_quantize.py).
+    format: how int8 layers are written: "qoperator" or "qdq" (see onnx_quantize.py), or "dynamic".
+    linears: "packed", or "blocks" to store linear layers of low bits as MatMulNBits, rounded by
+        ONNX Runtime (see onnx_runtime_formats.py).
     threads: of the sessions that are timed. batch: examples a timed call computes.
     calibration_examples: how many of the given examples set the activation ranges.
     ranges: how activation ranges are found: minmax, percentile, mse or entropy.
@@ -57,16 +60,16 @@ class OnnxRuntimeCpu:
         calibration_examples: int = 256,
         reduce_range: bool | None = None,
         ranges: str = "minmax",
-        seconds: float = 2.0,
+        linears: str = "packed",
+        seconds: float = 3.0,
         states: Mapping[str, Any] | None = None,
     ) -> None:
         require_runtime()
-        if format not in FORMATS:
-            raise InputError(
-                "format", f"unknown quantisation format {format!r}", nearest(str(format), FORMATS)
-            )
-        if ranges not in RANGES:
-            raise InputError("ranges", f"unknown {ranges!r}", nearest(str(ranges), RANGES))
+        known = {"format": (*FORMATS, "dynamic"), "linears": ("packed", "blocks"), "ranges": RANGES}
+        given = {"format": format, "linears": linears, "ranges": ranges}
+        for option, text in given.items():
+            if text not in known[option]:
+                raise InputError(option, f"unknown {text!r}", nearest(str(text), known[option]))
         counts = {"threads": threads, "batch": batch, "calibration_examples": calibration_examples}
         for option, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -89,6 +92,7 @@ class OnnxRuntimeCpu:
         self.calibration_examples = calibration_examples
         self.reduce_range = saturates_int8() if reduce_range is None else reduce_range
         self.ranges = ranges
+        self.linears = linears
         self.seconds = float(seconds)
         self.states = None if states is None else SpeedStates.from_json(states, "states")
         self._baseline: tuple[tuple[Any, ...], Any, str] | None = None
@@ -102,6 +106,7 @@ class OnnxRuntimeCpu:
             "quantized_format": self.quantized_format,
             "reduce_range": self.reduce_range,
             "activation_ranges": self.ranges,
+            "linears": self.linears,
             "threads": self.threads,
             "batch": self.batch,
             "calibration_examples": self.calibration_examples,
@@ -136,17 +141,27 @@ class OnnxRuntimeCpu:
         layers = [layer for layer, wanted in bits.items() if wanted.activation == 8]
         low = bool(grids) or any((b.weight, b.activation) not in AS_EVER for b in bits.values())
         model = export_model(network, example, BASE_OPSET if low else OPSET)
-        held = hold(model, network, bits, grids, self.reduce_range)
-        model = quantize_model(
-            model,
-            layers,
-            calibration,
-            format=self.quantized_format,
-            reduce_range=self.reduce_range,
-            examples=self.calibration_examples,
-            ranges=self.ranges,
-            held=held,
-        )
+        stored: set[str] = set()
+        if self.linears == "blocks":
+            low_only = {n: b.weight for n, b in bits.items() if b.activation == 32}
+            model, stored = quantize_blocks(model, low_only)
+        rest = {name: wanted for name, wanted in bits.items() if name not in stored}
+        held = hold(model, network, rest, grids, self.reduce_range)
+        if self.quantized_format == "dynamic":
+            if any(name in held for name in layers):
+                raise CandidateError(f"{min(layers)}: dynamic quantisation has 8-bit weights only")
+            model = quantize_dynamically(model, layers, self.reduce_range)
+        else:
+            model = quantize_model(
+                model,
+                layers,
+                calibration,
+                format=self.quantized_format,
+                reduce_range=self.reduce_range,
+                examples=self.calibration_examples,
+                ranges=self.ranges,
+                held=held,
+            )
         pack(model, held)
         write_model(model, Path(path))
 

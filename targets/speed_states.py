@@ -84,18 +84,13 @@ class SpeedStates:
         )
 
     def classify(self, level_ms: float) -> int | None:
-        """Which state a baseline level belongs to, or None: between two states or outside all.
-
-        A state reaches 20 % to each side, but at most 40 % of the way to its neighbour.
-        """
+        """The state nearest to a baseline level, or None: all are further than 20 % away."""
         if not level_ms > 0:
             return None
         place = math.log(level_ms)
         centres = [math.log(level) for level in self.levels_ms]
         index = min(range(len(centres)), key=lambda i: abs(place - centres[i]))
-        others = [abs(c - centres[index]) for i, c in enumerate(centres) if i != index]
-        reach = min([WIDEST, *(0.4 * gap for gap in others)])
-        return index if abs(place - centres[index]) <= reach else None
+        return index if abs(place - centres[index]) <= WIDEST else None
 
     def to_json(self) -> dict[str, Any]:
         """The states as plain JSON; :meth:`from_json` reads them back equal."""

@@ -5,11 +5,14 @@ two networks timed one after the other. So baseline and candidate alternate,
 
     B C B C B ... B
 
-a *round* is one C with the two B groups that flank it, its ratio is C over the mean of the two,
-and the answer is the median ratio over the rounds of one speed state (see speed_states.py); in a
-fast state that comes only now and then, the ratio of matched quantiles.
-Each group is a few calls after a discarded one (the caches belong to the other network then);
-a group's level is the mean of its faster three quarters.
+in groups of a few calls each after a discarded one (the caches belong to the other network then),
+so that both meet the same moments of the machine. Neighbours only ever add time, to some networks
+more than to others, for milliseconds or for minutes. So the answer compares what the two take
+when they are left alone: the mean of the fastest sixteenth of the candidate's calls over the mean
+of the fastest sixteenth of the baseline's. (On a machine with a busy neighbour, medians of rounds
+repeat to 5 %, this to 2 %; a bare minimum hangs on one lucky call.) The baseline's level is
+then looked up among the speed states of the machine (see speed_states.py): ratios of different
+states are not comparable.
 
 The clock is the CPU time of the calling thread: preemption by another process is not the
 network's doing, and unpreempted CPU time equals wall time. A network that works in several
@@ -22,7 +25,7 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +33,17 @@ import numpy as np
 
 from .cpu import pinned, quiet_core
 from .speed_states import SpeedStates
-from .target import Timing
+from .timing_result import Timing
 
 Call = Callable[[], object]
 Clock = Callable[[], int]
 
 GROUP_MS = 2.5  # a group of calls lasts about this long: short beside the life of a speed state
 MOST_CALLS = 16  # in a group
-RARE = 0.5  # of the rounds: a fast state rarer than this is compared by matched quantiles
-PARTS = 8
-LEAST_SHARE = 0.05  # of the rounds: a level met by chance is not a state
+UNDISTURBED = 1 / 16  # the share of the calls, the fastest, that counts
+LEAST_CALLS = 5  # ... but never fewer calls
+BLOCKS = 8  # of consecutive rounds, for the error
+UNSURE = 0.15  # a relative error beyond this is no answer
 P90_SAMPLES, P99_SAMPLES = 64, 662  # fewer samples say nothing about these percentiles
 
 
@@ -47,28 +51,27 @@ P90_SAMPLES, P99_SAMPLES = 64, 662  # fewer samples say nothing about these perc
 class Effort:
     """How long to measure.
 
-    error, rounds: stop when the relative standard error of the ratio is this small and the
-    reference state has twice ``rounds`` rounds. seconds, fair_error: stop here if the error is
-    at least fair and the reference state has ``rounds`` rounds. most_seconds: stop here anyway.
-    Fewer than ``rounds`` rounds of one state are unstable; so many rounds are made at any cost.
+    error: stop when the relative standard error of the ratio is this small, after a fifth of
+    ``seconds`` at the earliest and only where the speed states were known before. seconds,
+    fair_error: stop here if the error is at least fair. most_seconds: stop here anyway; before,
+    never in another speed state than the reference. rounds: so many are made at any cost.
     """
 
-    seconds: float = 2.0
-    most_seconds: float = 5.0
-    error: float = 0.004
-    fair_error: float = 0.015
+    seconds: float = 3.0
+    most_seconds: float = 6.0
+    error: float = 0.002
+    fair_error: float = 0.02
     rounds: int = 9
 
-    def satisfied(self, picked: _Rounds, reference: int, spent_s: float) -> bool:
-        """Whether these rounds, made in ``spent_s`` seconds, are enough."""
+    def satisfied(self, relative_error: float, in_reference: bool, spent_s: float) -> bool:
+        """Whether an answer of this error, obtained in ``spent_s`` seconds, is good enough."""
         if spent_s >= self.most_seconds:
             return True
-        if picked.state != reference:
+        if not in_reference:
             return False
-        relative = picked.error / picked.ratio
-        if relative <= self.error and len(picked.used) >= 2 * self.rounds:
-            return True
-        return relative <= self.fair_error and spent_s >= self.seconds
+        if spent_s >= self.seconds:
+            return relative_error <= self.fair_error
+        return relative_error <= self.error and spent_s >= 0.2 * self.seconds
 
 
 def compare(
@@ -87,54 +90,47 @@ def compare(
     clock, wall: nanoseconds; ``clock`` times the calls, ``wall`` limits the effort.
     pin: keep this thread on the quietest core meanwhile.
 
-    The reference state is used if it has enough rounds, else the state with most rounds; with
-    too few of any, the median over all rounds is given and flagged ``unstable``.
+    ``unstable``: the baseline was in none of the known states, or the error is beyond use.
     """
     effort = Effort() if effort is None else effort
     with _quiet(pin) as core:
         begin = wall()
         calls = {call: _group_size(call, clock) for call in (candidate, baseline)}
-
-        def group(call: Call) -> tuple[float, list[float]]:
-            return _level_ms(call, calls[call], clock)
-
-        bases, middles, samples = [group(baseline)[0]], [], []
+        base, other = [_group(baseline, calls[baseline], clock)], []
         check = effort.rounds
         while True:
-            level, row = group(candidate)
-            middles.append(level)
-            samples.append(row)
-            bases.append(group(baseline)[0])
-            if len(middles) < check:
+            other.append(_group(candidate, calls[candidate], clock))
+            base.append(_group(baseline, calls[baseline], clock))
+            if len(other) < check:
                 continue
             check = 1 + int(1.1 * check)
-            known = states or SpeedStates.from_levels(bases)
-            picked = _Rounds.pick(bases, middles, known, effort.rounds)
+            ratio, error = _ratio(base[1:], other)
+            level = undisturbed_ms(_calls(base))
+            known = states or SpeedStates.from_levels([undisturbed_ms(group) for group in base])
+            state = known.classify(level)
             spent = (wall() - begin) / 1e9
-            if effort.satisfied(picked, known.reference, spent):
+            early = states is not None or spent >= effort.seconds
+            if early and effort.satisfied(error / ratio, state == known.reference, spent):
                 break
-    used = [ms for index in picked.used for ms in samples[index]]
-    measured = float(np.median([bases[i] for i in picked.used]))
+    of_groups = [known.classify(undisturbed_ms(group)) for group in base]
+    share = of_groups.count(state) / len(base)
     notes: dict[str, Any] = {
         "clock": getattr(clock, "__name__", "clock"),
         "core": core,
         "calls_per_group": [calls[baseline], calls[candidate]],
         "seconds": round(spent, 3),
-        "rounds_in_all": len(middles),
-        "reference": picked.state == known.reference,
+        "reference": state == known.reference,
         "levels_ms": list(known.levels_ms),
-        "measured_baseline_ms": round(measured, 6),
-        **_percentiles(used, "candidate"),
+        **_percentiles(_calls(other), "candidate"),
     }
-    known_level = states is not None and picked.state is not None
     return Timing(
-        ratio=picked.ratio,
-        ratio_error=picked.error,
-        baseline_ms=known.levels_ms[picked.state or 0] if known_level else measured,
-        rounds=len(picked.used),
-        state=-1 if picked.state is None else picked.state,
-        share=round(len(picked.used) / len(middles), 4),
-        unstable=picked.state is None,
+        ratio=ratio,
+        ratio_error=error,
+        baseline_ms=round(level, 6),
+        rounds=len(other),
+        state=-1 if state is None else state,
+        share=round(share, 4),
+        unstable=state is None or share == 0 or error > UNSURE * ratio,
         notes=notes,
     )
 
@@ -154,91 +150,53 @@ def learn_states(
         levels: list[float] = []
         begin = wall()
         while len(levels) < 12 or wall() - begin < seconds * 1e9:
-            levels.append(_level_ms(baseline, count, clock)[0])
+            levels.append(undisturbed_ms(_group(baseline, count, clock)))
     return SpeedStates.from_levels(levels, of)
 
 
-@dataclass(frozen=True)
-class _Rounds:
-    """The rounds of one state, and their ratio with its standard error."""
+def undisturbed_ms(calls_ms: Sequence[float]) -> float:
+    """Mean of the fastest sixteenth of the calls, of at least five (or of all, if fewer).
 
-    state: int | None
-    used: list[int]
-    ratio: float
-    error: float
-
-    @classmethod
-    def pick(
-        cls, bases: list[float], middles: list[float], known: SpeedStates, least: int
-    ) -> _Rounds:
-        """Rounds whose two flanking groups lie in one state: the reference, or the fullest."""
-        of_base = [known.classify(level) for level in bases]
-        by_state: dict[int, list[int]] = {}
-        for index in range(len(middles)):
-            state = of_base[index]
-            if state is not None and state == of_base[index + 1]:
-                by_state.setdefault(state, []).append(index)
-        enough = max(least, math.ceil(LEAST_SHARE * len(middles)))
-        full = {state: used for state, used in by_state.items() if len(used) >= enough}
-        chosen: int | None = _fullest(full) if full else None
-        if len(by_state.get(known.reference, ())) >= least:
-            chosen = known.reference
-        used = list(range(len(middles))) if chosen is None else by_state[chosen]
-        if chosen == 0 and len(used) < RARE * len(middles):
-            share = sum(state == 0 for state in of_base) / len(of_base)
-            return cls(chosen, used, *_matched_ratio(bases[:-1], middles, share))
-        ratios = np.array([2 * middles[i] / (bases[i] + bases[i + 1]) for i in used])
-        return cls(chosen, used, float(np.median(ratios)), _median_error(ratios))
-
-
-def _matched_ratio(bases: list[float], middles: list[float], share: float) -> tuple[float, float]:
-    """Ratio in a fast state that the machine is in for only a ``share`` of the time, and its error.
-
-    Rounds picked by their fast flanks would be unfair: such moments are short, and what lies
-    between two of them is often slower. Both networks meet the same moments though, so the fastest
-    ``share`` of the candidate's groups stand against the fastest ``share`` of the baseline's: the
-    medians of those, that is the quantile ``share / 2`` of each. Error: from eight interleaved
-    parts.
+    >>> undisturbed_ms([1.0, 1.0, 1.0, 1.0, 1.0, 1.4, 9.0])
+    1.0
     """
-    b, c = np.asarray(bases), np.asarray(middles)
-    ratio = float(np.quantile(c, share / 2) / np.quantile(b, share / 2))
-    parts = [
-        float(np.quantile(c[i::PARTS], share / 2) / np.quantile(b[i::PARTS], share / 2))
-        for i in range(PARTS)
-    ]
-    return ratio, float(np.std(parts, ddof=1)) / math.sqrt(PARTS)
+    count = max(LEAST_CALLS, math.ceil(UNDISTURBED * len(calls_ms)))
+    fastest = np.partition(calls_ms, count - 1)[:count] if count < len(calls_ms) else calls_ms
+    return max(float(np.mean(fastest)), 1e-9)
 
 
-def _fullest(by_state: dict[int, list[int]]) -> int:
-    return max(by_state, key=lambda state: len(by_state[state]))
+def _ratio(base: list[list[float]], other: list[list[float]]) -> tuple[float, float]:
+    """Undisturbed time of ``other`` over that of ``base``, and one standard error of it.
 
-
-def _median_error(values: np.ndarray) -> float:
-    """One standard error of the median of values in time order.
-
-    From the median absolute deviation (normal consistency 1.4826; a median needs pi/2 times the
-    samples of a mean), or from medians of eight consecutive blocks if those spread further, as
-    they do when neighbouring rounds are alike.
+    The error is the jackknife's over eight blocks of consecutive rounds (Kuensch, Annals of
+    Statistics 17, 1989: neighbouring rounds are alike, single ones must not be left out).
     """
-    centre = np.median(values)
-    spread = 1.4826 * float(np.median(np.abs(values - centre)))
-    error = math.sqrt(math.pi / 2) * spread / math.sqrt(len(values))
-    if len(values) >= 40:
-        blocks = [float(np.median(block)) for block in np.array_split(values, 8)]
-        error = max(error, float(np.std(blocks, ddof=1)) / math.sqrt(8))
-    return error
+    ratio = undisturbed_ms(_calls(other)) / undisturbed_ms(_calls(base))
+    parts = [(len(other) * i // BLOCKS, len(other) * (i + 1) // BLOCKS) for i in range(BLOCKS)]
+    without = np.array(
+        [
+            undisturbed_ms(_calls(other[:a] + other[b:]))
+            / undisturbed_ms(_calls(base[:a] + base[b:]))
+            for a, b in parts
+        ]
+    )
+    spread = float(np.sum((without - without.mean()) ** 2))
+    return ratio, math.sqrt((BLOCKS - 1) / BLOCKS * spread)
 
 
-def _level_ms(call: Call, count: int, clock: Clock) -> tuple[float, list[float]]:
-    """Mean of the faster three quarters of ``count`` calls after one discarded, and all of them."""
+def _calls(groups: list[list[float]]) -> list[float]:
+    return [ms for group in groups for ms in group]
+
+
+def _group(call: Call, count: int, clock: Clock) -> list[float]:
+    """Milliseconds of ``count`` calls after one discarded."""
     call()
     samples = []
     for _ in range(count):
         begin = clock()
         call()
-        samples.append((clock() - begin) / 1e6)
-    kept = sorted(samples)[: max(1, math.ceil(0.75 * count))]
-    return max(sum(kept) / len(kept), 1e-9), samples
+        samples.append(max((clock() - begin) / 1e6, 1e-9))
+    return samples
 
 
 def _group_size(call: Call, clock: Clock) -> int:

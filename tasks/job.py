@@ -156,6 +156,10 @@ def _resolve(job: Job, folder: Path) -> dict[str, Any]:
     if data["recover"]:
         spot = job.where("recover.augment")
         data["recover"]["augment"] = _code(data["recover"]["augment"], folder, spot)
+    remote = data["target"]["remote"] or {}
+    for key in ("token_file", "ca"):
+        if remote.get(key):
+            remote[key] = _absolute(remote[key], folder, job.where(f"target.remote.{key}"))
     mlflow = (data["tracker"] or {}).get("mlflow")
     if mlflow:
         spot = job.where("tracker.mlflow.uri")

@@ -18,7 +18,7 @@ from .score import CallableScore, Fidelity, Top1
 from .split import AnySplit, check_disjoint
 from .task import Loss, Score, Task
 from .user_code import is_code, last_line, load_callable
-from .weights import load_weights
+from .weights import check_finite, load_weights
 
 
 def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
@@ -38,6 +38,7 @@ def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
         load_weights(
             network, spec.weights, where("task.weights"), spec.model, dict(spec.model_args)
         )
+    check_finite(network.state_dict(), where("task.model"))
     splits = load_splits(spec.data, lambda key: where(f"task.data.{key}"), job.folder)
     example, outputs = _tried(network, splits.train, where("task.model"))
     _check_inputs_alike(splits, example, where("task.data"))

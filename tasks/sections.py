@@ -84,14 +84,22 @@ class Prune(Section):
     step: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class Rank(Section):
-    """Ranks offered, as shares of the surviving channels."""
+RANK_METHODS = Literal["svd", "spatial_svd", "tucker2", "cp", "depthwise"]
 
-    ratios: Annotated[tuple[Share, ...], Field(strict=False, min_length=1, max_length=32)] = (
-        0.75,
-        0.5,
-        0.25,
-    )
+
+class Rank(Section):
+    """Ranks offered, and by which factorisations.
+
+    ratios: for svd and tucker2 shares of the surviving channels, for the others shares of the
+        layer's weights (default: 0.75, 0.5, 0.25, or none where energies are given).
+    energy: shares of the squared weights that the factors keep; the ranks follow layer by layer.
+    methods: each layer takes those that fit it; absent = svd for linear layers and 1x1
+        convolutions, tucker2 for k x k ones.
+    """
+
+    ratios: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] | None = None
+    energy: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] = ()
+    methods: Annotated[tuple[RANK_METHODS, ...], Field(strict=False, min_length=1)] | None = None
 
 
 _PAIR = r"^w\d+a\d+$"  # bits of the weights and of the activations, e.g. w4a32
@@ -100,6 +108,7 @@ _PAIR = r"^w\d+a\d+$"  # bits of the weights and of the activations, e.g. w4a32
 class SpaceSection(Section):
     """What may change. freeze: module names left alone; absent = the classifier.
 
+    zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file smaller.
     bits: weight bits, e.g. ``[4, 8, 32]``; ``w4a32`` names those of the activations too.
     """
 
@@ -109,33 +118,108 @@ class SpaceSection(Section):
         Field(strict=False, min_length=1, max_length=16),
     ] = (8, 32)
     rank: bool | Rank = True
+    zeros: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=99)] | Literal["2:4"], ...],
+        Field(strict=False, max_length=16),
+    ] = ()
     freeze: Annotated[tuple[Text, ...], Several] | None = None
 
-    @field_validator("bits")
+    @field_validator("zeros", mode="before")
     @classmethod
-    def _widths(cls, bits: tuple[int | str, ...]) -> tuple[int | str, ...]:
-        return _distinct(bits)
+    def _per_cent(cls, items: Any) -> Any:
+        for item in items if isinstance(items, list | tuple) else ():
+            if isinstance(item, float):
+                meant = f"; did you mean {item * 100:g}?" if 0 < item < 1 else ""
+                raise PydanticCustomError("per_cent", f"{item!r} is no whole per cent{meant}")
+        return items
+
+    @field_validator("bits", "zeros")
+    @classmethod
+    def _no_twins(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _distinct(items)
 
 
 class CompressSection(Section):
     """HOW a plan is carried out, for all layers alike.
 
-    importance: which channels stay: activation, l1 or l2. normalise: how BatchNorm statistics are
-        re-estimated after a cut: differential, plain or none.
+    importance: which channels stay: activation (what they contribute to their readers), l1, l2,
+        bn_scale, fpgm, taylor, activation_mean, weight_activation or random.
+    importance_mix: weight_activation: from weights alone (0) to activations alone (1).
+    importance_seed: random: the draw.
+    zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
+        gradient (gradient).
+    normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
+    whiten: low-rank factors that change a layer's outputs on the calibration inputs least, instead
+        of its weights.
+    reconstruct: layers that were factorised or read cut channels are refitted to the original's
+        outputs.
+    refine: gradient steps after that, which draw the answers to the original's on the calibration
+        inputs (`target.calibration` of them, unlabelled); 0 = none.
+    ranges: how the range of rounded weights is chosen: minmax, percentile, mse (least squared
+        error) or entropy; absent: mse up to 4 bits, else minmax. activation_ranges: the same for
+        8-bit activations. rounding: weights go to the nearest value, or to the one learned against
+        the layer's results (seconds a layer). bias_correction: layers of low bits get the mean
+        results of the float network back. symmetric, scales: of weights whose activations stay
+        float32: with a zero point or without, and one scale for the ``tensor``, a ``channel``, or
+        so many neighbouring weights. linears: ``blocks`` leaves a transformer's low-bit linear
+        layers to ONNX Runtime's own rounding, stored as MatMulNBits.
     """
 
-    importance: Literal["activation", "l1", "l2"] = "activation"
+    importance: Literal[
+        "activation",
+        "l1",
+        "l2",
+        "bn_scale",
+        "fpgm",
+        "taylor",
+        "activation_mean",
+        "weight_activation",
+        "random",
+    ] = "activation"
+    importance_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    zeros: Literal["magnitude", "gradient"] = "magnitude"
     normalise: Literal["differential", "plain", "none"] = "differential"
+    whiten: bool = False
+    reconstruct: bool = False
+    refine: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    ranges: Literal["minmax", "percentile", "mse", "entropy"] | None = None
+    activation_ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    rounding: Literal["nearest", "learned"] = "nearest"
+    bias_correction: bool = True
+    symmetric: bool = True
+    linears: Literal["packed", "blocks"] = "packed"
+    scales: Literal["channel", "tensor"] | Annotated[int, Field(ge=2, le=65536)] = "channel"
+
+
+class RemoteSection(Section):
+    """What a ``remote:https://board:8765`` target needs; see targets/remote.py.
+
+    token_file: a copy of the agent's. fingerprint: of its certificate, as the agent prints it (a
+    list for several boards); ca: a file of authorities instead. boards: further addresses of
+    identical boards. patience: seconds that all boards may be gone.
+    """
+
+    runtime: Text = "onnxruntime-cpu"
+    token_file: Text | None = None
+    fingerprint: Text | Annotated[tuple[Text, ...], Several] | None = None
+    ca: Text | None = None
+    boards: Annotated[tuple[Text, ...], Field(strict=False, max_length=64)] = ()
+    patience: Annotated[float, Field(gt=0, le=1e6)] = 300.0
 
 
 class TargetSection(Section):
-    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu."""
+    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu.
+
+    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
+    """
 
     name: Text | None = None
-    format: Literal["qoperator", "qdq"] = "qoperator"
+    format: Literal["qoperator", "qdq", "dynamic"] = "qoperator"
     calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    remote: RemoteSection | None = None
 
 
 class SearchSection(Section):

@@ -49,7 +49,7 @@ def load_weights(
             raise InputError(
                 where, f"{path.name!r} is no weights file", "use .safetensors, .pt or .pth"
             )
-    _check_finite(tensors, where)
+    check_finite(tensors, where)
     try:
         network.load_state_dict(tensors, strict=False)
     except Exception as error:
@@ -131,10 +131,13 @@ def _some(names: list[str]) -> str:
     return shown + (" ..." if len(names) > _SHOWN else "")
 
 
-def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+def check_finite(tensors: Mapping[str, Any], where: str) -> None:
+    """Raise InputError naming the first tensor that holds NaN or infinity."""
     bad, first = 0, ""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if not bool(torch.isfinite(tensor).all()):
             bad += int((~torch.isfinite(tensor)).sum())
             first = first or name
     if bad:

@@ -1,15 +1,13 @@
 """The pages in a real headless Chromium that can reach nothing but this machine."""
 
-import os
 import re
 import shutil
-import socket
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+from local_server import LocalServer, free_port
 
 pytestmark = pytest.mark.browser
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -60,22 +58,11 @@ def test_mlflow_shows_the_search_and_its_picture(digits_study: Path, tmp_path: P
 
     link = MlflowClient(mlflow["uri"])
     experiment = link.get_experiment_by_name(report.experiment).experiment_id
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, folder = free_port(), tmp_path / "ui"
+    folder.mkdir()
     command, environment = ui_command(digits_study, port)
-    log = (tmp_path / "ui.log").open("w")
-    server = subprocess.Popen(
-        command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-    )
-    try:
-        root = f"http://127.0.0.1:{port}"
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{root}/health", timeout=2).read()
-                break
-            except OSError:
-                time.sleep(0.5)
+    with LocalServer(command, port, folder, environment) as server:
+        root = server.uri
         runs = page(f"{root}/#/experiments/{experiment}/runs", tmp_path / "a", 30000)
         assert "quickstart-digits" in runs
         run = page(f"{root}/#/experiments/{experiment}/runs/{report.run_id}", tmp_path / "b", 30000)
@@ -86,11 +73,3 @@ def test_mlflow_shows_the_search_and_its_picture(digits_study: Path, tmp_path: P
         saved = tmp_path / "front.html"
         saved.write_bytes(picture)
         assert page(saved.as_uri(), tmp_path / "c", 5000).count("main-svg") >= 2
-    finally:
-        os.killpg(server.pid, 15)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, 9)
-            server.wait(20)
-        log.close()

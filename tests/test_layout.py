@@ -11,7 +11,17 @@ import pytest
 import paretune
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("tasks", "spaces", "targets", "operators", "objectives", "trackers", "deploy", "search")
+ROOMS = (
+    "tasks",
+    "spaces",
+    "targets",
+    "agent",
+    "operators",
+    "objectives",
+    "trackers",
+    "deploy",
+    "search",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

@@ -129,15 +129,16 @@ class TargetConformance:
 
     @pytest.mark.slow
     def test_a_file_is_as_fast_as_itself(self, target: Target, tmp_path: Path) -> None:
-        """A real stopwatch on a real machine: slow, because where two sessions of such a small
-        network happen to lie in memory can make a tenth; see ``benchmarks/timing.py``."""
+        """A real stopwatch on a real machine, which may be too busy to tell anything; see
+        ``benchmarks/timing.py``."""
         inputs = np.random.default_rng(0).standard_normal((2, 3, 160, 160)).astype(np.float32)
         path = self.exported(target, tmp_path / f"e.{target.format}", {}, inputs)
         ratios = []
         for _ in range(3):  # each opens the file anew
             timing = target.time(path, path, inputs[:1])
             assert isinstance(timing, Timing)
-            assert timing.rounds > 0 and timing.baseline_ms > 0 and 0 < timing.share <= 1
+            assert timing.rounds > 0 and timing.baseline_ms > 0 and 0 <= timing.share <= 1
+            assert timing.unstable or timing.share > 0
             assert timing.ratio_error >= 0
             ratios += [] if timing.unstable else [timing.ratio]
         assert not ratios or abs(float(np.median(ratios)) - 1) <= 0.10, (ratios, timing)

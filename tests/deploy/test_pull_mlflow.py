@@ -1,16 +1,11 @@
 """Pulling from a real MLflow server over HTTP after the study folder is gone."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_server import mlflow_server
 
 from paretune.deploy.pull import pull
 from paretune.errors import InputError
@@ -21,42 +16,10 @@ from paretune.trackers.study import Study
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    environment = os.environ | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"),
-        *("--artifacts-destination", str(tmp_path / "served")),
-    ]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(
-        command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-    )
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).read()
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail((tmp_path / "server.log").read_text()[-2000:])
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait(20)
-        log.close()
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with mlflow_server(folder) as running:
+        yield running.uri
 
 
 @pytest.mark.slow

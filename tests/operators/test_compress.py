@@ -4,16 +4,15 @@ import copy
 
 import numpy as np
 import pytest
-import tensorly
 import torch
 from small_networks import NETWORKS, build
-from tensorly.decomposition import partial_tucker
 from torch import nn
 
-from paretune.errors import CandidateError, InputError
+from paretune.errors import InputError
 from paretune.operators.compress import Compressor, apply
+from paretune.operators.evidence import input_rms
 from paretune.operators.factorise import factorise
-from paretune.operators.importance import channel_importance, input_rms
+from paretune.operators.importance import channel_importance
 from paretune.operators.normalise import input_moments
 from paretune.spaces.discover import discover
 from paretune.spaces.shortcut import rewrite_shortcuts
@@ -89,41 +88,6 @@ def test_svd_is_the_best_approximation_of_its_rank() -> None:
     merged = (second.weight @ first.weight).detach().numpy()
     np.testing.assert_allclose(merged, best, atol=1e-6)
     assert torch.equal(second.bias, layer.bias)
-
-
-def test_full_rank_factors_give_the_same_outputs() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(2, 6, 9, 9)
-    for layer, method, ranks in (
-        (nn.Conv2d(6, 10, 3, stride=2, padding=1), "tucker2", (10, 6)),
-        (nn.Conv2d(6, 10, 1, stride=2), "svd", (6,)),
-    ):
-        torch.testing.assert_close(
-            factorise(layer, method, ranks, "layer")(x), layer(x), atol=1e-5, rtol=1e-4
-        )
-
-
-def test_tucker_is_as_good_as_tensorly() -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(16, 12, 3, bias=False)
-    weight = layer.weight.detach().numpy().astype(np.float64)
-    (core, factors), _ = partial_tucker(weight, rank=[6, 8], modes=[0, 1], init="svd")
-    reference = tensorly.tenalg.multi_mode_dot(core, factors, modes=[0, 1])
-    first, middle, last = factorise(layer, "tucker2", (6, 8), "layer")
-    merged = torch.einsum(
-        "or,rsij,sc->ocij", last.weight[:, :, 0, 0], middle.weight, first.weight[:, :, 0, 0]
-    )
-    error = np.linalg.norm(merged.detach().numpy() - weight)
-    assert error <= np.linalg.norm(reference - weight) * 1.001
-
-
-def test_ranks_and_layers_that_do_not_fit_are_named() -> None:
-    with pytest.raises(CandidateError, match=r"body\.3: rank 99 exceeds"):
-        factorise(nn.Linear(8, 4), "svd", (99,), "body.3")
-    with pytest.raises(CandidateError, match="stem: Tucker ranks"):
-        factorise(nn.Conv2d(4, 4, 3), "tucker2", (5, 2), "stem")
-    with pytest.raises(CandidateError, match="pool: ReLU cannot"):
-        factorise(nn.ReLU(), "svd", (1,), "pool")
 
 
 def test_magnitudes_match_torch_pruning() -> None:

@@ -52,10 +52,10 @@ def test_plans_are_canonical_and_pass_the_check(name: str, data: st.DataObject) 
     assert space.canonical(plan) == plan
     assert space.check(CompressionPlan.from_json(plan.to_json())) == plan
     for layer in space.layers:
-        ranks = plan.layers[layer.name].ranks
-        if ranks:
+        choice = plan.layers[layer.name]
+        if choice.method:
             out, into = layer.surviving(plan.groups, space.full)
-            assert layer.saves(ranks, out, into)
+            assert layer.saves(choice.method, choice.ranks, out, into)
 
 
 def test_the_classifier_is_left_alone_by_default() -> None:
@@ -115,7 +115,9 @@ def test_wrong_plans_are_refused_by_name() -> None:
         space.check(CompressionPlan({}, good.layers))
     with pytest.raises(InputError, match="cannot keep 99"):
         space.check(CompressionPlan({**good.groups, "stem": 99}, good.layers))
-    with pytest.raises(InputError, match="cannot take 'svd'"):
+    with pytest.raises(
+        InputError, match="layer 'a': it cannot take 'svd'; use tucker2 or spatial_svd"
+    ):
         space.check(
             CompressionPlan(good.groups, {**good.layers, "a": LayerChoice(32, 32, "svd", (2,))})
         )

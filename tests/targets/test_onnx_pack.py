@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from paretune.errors import CandidateError
-from paretune.targets.onnx_pack import unpack
 from paretune.targets.onnx_session import require_runtime
+from paretune.targets.onnx_unpack import unpack
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
 from paretune.targets.target import Bits, Grid
 from paretune.targets.uniform import to_floats, to_integers, weight_grid
@@ -181,6 +181,32 @@ def test_ranges_that_are_given_are_those_of_the_file(inputs: np.ndarray, tmp_pat
     scales = [float(values[mix.input[i]]) for i in (1, 6)]
     np.testing.assert_allclose(scales, [0.02, 0.02], rtol=1e-6)
     assert int(values[mix.input[2]]) == 0 and int(values[mix.input[7]]) in (127, 128)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(12, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(functional.relu(self.fc(x)))
+
+
+@pytest.mark.parametrize("activation", [32, 8])
+def test_a_layer_called_twice_is_stored_once(activation: int, tmp_path: Path) -> None:
+    network, target, path = Twice().eval(), OnnxRuntimeCpu(), tmp_path / "a.onnx"
+    inputs = np.random.default_rng(0).standard_normal((40, 12)).astype(np.float32)
+    target.export(network, torch.zeros(1, 12), {"fc": Bits(4, activation)}, [inputs], path)
+    stored = unpack(onnx.load(path))
+    assert set(stored) == {"fc", "fc#2"}
+    assert sum(t.data_type == TensorProto.INT4 for t in onnx.load(path).graph.initializer) == 1
+    grid = weight_grid(network.fc.weight.detach().numpy(), 4)
+    with torch.no_grad():
+        network.fc.weight.copy_(torch.from_numpy(to_floats(stored["fc"], grid)))
+        expected = network(torch.from_numpy(inputs)).numpy()
+    off = np.abs(target.load(path).predict(inputs) - expected).max()
+    assert off <= (1e-5 if activation == 32 else 0.05) * (expected.max() - expected.min())
 
 
 def test_what_cannot_be_packed_is_named(tmp_path: Path) -> None:

@@ -1,72 +1,20 @@
 """MLflow servers that are away, hang, or die in the middle."""
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import pytest
+from local_server import free_port, mlflow_server
 
 from paretune.errors import EnvironmentFault
 from paretune.trackers.mlflow_tracker import MlflowProjector, download_artifact, read_run, sync
 from paretune.trackers.study import Study
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """A real ``mlflow server`` on the loopback, one worker."""
-
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self):
-        environment = {
-            **os.environ,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        for _ in range(900):
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).read()
-                return
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError((self.folder / "log").read_text()[-2000:])
-
-    def kill(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture
 def server(tmp_path, clean_environment):
     (tmp_path / "server").mkdir()
-    server = Server(tmp_path / "server")
+    server = mlflow_server(tmp_path / "server")
     yield server
     server.kill()
 

@@ -1,0 +1,298 @@
+"""Layer-wise output reconstruction: changed layers refitted to give the original's outputs.
+
+Label-free: in forward order, the weights of each changed layer are chosen by least squares so that
+on the *compressed* network's inputs it gives the *original* network's outputs (He et al., "Channel
+Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, section 3.1; asymmetric, layer after
+layer, as in Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and
+Detection", TPAMI 2016, section 3.3). Factorised layers get the factors of the refitted kernel that
+change the outputs least. One forward pass; the normal equations are summed chunk by chunk over a
+few places of every image, so that memory and time are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .curvature import output_curvature
+from .factorise import factorise
+from .metric import root
+from .sampling import Places, is_sampled
+from .sums import BatchNorm, WatchedSums
+
+PLACES = 64
+"""Outputs an image and layer that the fit looks at."""
+RIDGE = 1e-3
+"""Pull towards the weights before the fit, as a share of the inputs' mean second moment."""
+_FLOOR = (
+    2e-3  # of the mean curvature: output directions that the answers do not feel count a little
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the original network gives on the calibration inputs, at sampled places.
+
+    places, outputs: by layer; outputs (images, places, channels). sums: by layer that ends a
+    residual branch, the sum, at the same places. curvature: by layer, see curvature.py.
+    normed: layers with a BatchNorm right behind them.
+    """
+
+    places: Mapping[str, Places]
+    outputs: Mapping[str, Tensor]
+    sums: Mapping[str, Tensor]
+    curvature: Mapping[str, Tensor]
+    normed: frozenset[str]
+
+
+def record_answers(network: nn.Module, inputs: Tensor, places: int = PLACES) -> Answers:
+    """Run ``network`` once on ``inputs`` (n, ...) and note what every layer gives."""
+    where: dict[str, Places] = {}
+    outputs: dict[str, Tensor] = {}
+    normed: set[str] = set()
+    sums: dict[str, Tensor] = {}
+    made: dict[int, tuple[str, Tensor]] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def note(_: nn.Module, __: tuple[Tensor, ...], out: Tensor, name: str) -> None:
+        if name in where:
+            return  # a layer that is called again keeps its first answers
+        where[name] = Places.draw(out, places, generator)
+        outputs[name] = where[name].outputs(out).clone()
+        made.clear()
+        made[id(out)] = (name, out)
+
+    def follow(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if id(args[0]) in made:
+            normed.add(made[id(args[0])][0])
+
+    def on_sum(layer: str, norm: str | None, rest: Tensor, total: Tensor) -> Tensor:
+        sums[layer] = where[layer].outputs(total).clone()
+        return total
+
+    with ExitStack() as watching:
+        for name, module in network.named_modules():
+            if is_sampled(module):
+                hook = module.register_forward_hook(lambda m, a, o, n=name: note(m, a, o, n))
+                watching.callback(hook.remove)
+            elif isinstance(module, BatchNorm):
+                watching.callback(module.register_forward_pre_hook(follow).remove)
+        watching.enter_context(WatchedSums(network, is_sampled, on_sum))
+        watching.enter_context(torch.no_grad())
+        network(inputs)
+    curvature = output_curvature(network, inputs)
+    return Answers(where, outputs, sums, curvature, frozenset(normed))
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The factorisation that a layer is to get."""
+
+    method: str
+    ranks: tuple[int, ...]
+
+
+class Refit:
+    """A context in which ``network`` runs once on the calibration inputs and is refitted meanwhile.
+
+    changed: layer -> the factorisation it gets (it is replaced at the end), or None: its weights
+    are refitted in place. lost: output channels that each layer lost. fit: to the original's
+    outputs; False: factors of the weights as they are. whiten: factors that change the outputs
+    least, else the weights.
+    Raises CandidateError naming a layer whose ranks do not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        answers: Answers,
+        changed: Mapping[str, Rank | None],
+        lost: Mapping[str, Sequence[int]],
+        *,
+        fit: bool = True,
+        whiten: bool = True,
+        ridge: float = RIDGE,
+    ) -> None:
+        self._network, self._answers, self._changed = network, answers, changed
+        self._lost, self._fit, self._whiten, self._ridge = lost, fit, whiten, ridge
+        self._factors: dict[str, nn.Sequential] = {}
+        self._open: dict[str, _Normal] = {}
+        self._done: set[str] = set()
+        self._settled: set[str] = set()
+        self._context = ExitStack()
+
+    def __enter__(self) -> Refit:
+        for name in self._changed:
+            module = self._network.get_submodule(name)
+            hooks = (
+                module.register_forward_pre_hook(lambda m, a, n=name: self._before(m, a[0], n)),
+                module.register_forward_hook(lambda m, a, o, n=name: self._after(m, a[0], o, n)),
+            )
+            for hook in hooks:
+                self._context.callback(hook.remove)
+        if self._fit:
+            self._context.enter_context(WatchedSums(self._network, is_sampled, self._on_sum))
+        self._context.enter_context(torch.no_grad())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._context.close()
+        if kind is None:
+            for name, made in self._factors.items():
+                parent, _dot, leaf = name.rpartition(".")
+                setattr(self._network.get_submodule(parent), leaf, made)
+
+    def _before(self, module: Any, given: Tensor, name: str) -> None:
+        """Fit the layer's weights to the original's outputs, then factorise them."""
+        if name in self._done:
+            return
+        self._done.add(name)
+        places = self._answers.places[name]
+        normal = _Normal(given, module.weight.detach().flatten(1).double())
+        centred = name in self._answers.normed or module.bias is not None
+        normal.second, normal.mean = _second(module, given, places, centred)
+        if self._fit:
+            target = self._kept(self._answers.outputs, name)
+            self._correct(module, normal, places, target, name)
+            if name in self._answers.sums:
+                self._open[name] = normal
+        self._set(module, normal, name)
+
+    def _correct(
+        self, module: Any, normal: _Normal, places: Places, target: Tensor, name: str
+    ) -> None:
+        """Move the weights towards what gives ``target`` (images, places, channels)."""
+        cross = _cross(module, normal, places, target)
+        normal.weight = normal.weight + _correction(
+            cross - normal.weight @ normal.second, normal.second, self._ridge
+        )
+
+    def _set(self, module: Any, normal: _Normal, name: str) -> None:
+        wanted = self._changed[name]
+        if wanted is None:
+            module.weight.copy_(normal.weight.reshape(module.weight.shape))
+            return
+        across = self._across(name, len(normal.weight))
+        module.weight.copy_((across.T @ normal.weight).reshape(module.weight.shape))
+        second = normal.second if self._whiten else None
+        made = factorise(module, wanted.method, wanted.ranks, name, second)
+        last: Any = made[-1]
+        flat = last.weight.flatten(1).double()
+        flat = torch.linalg.solve_triangular(across.T, flat, upper=True)
+        last.weight.copy_(flat.reshape(last.weight.shape))
+        self._factors[name] = made
+
+    def _after(self, module: Any, given: Tensor, out: Tensor, name: str) -> Tensor:
+        """The fitted layer's output, its mean as the original's where the layer has a bias."""
+        made: Any = self._factors.get(name)
+        if made is not None:
+            out = made(given)
+        bias = module.bias if made is None else made[-1].bias
+        if self._fit and bias is not None and name not in self._settled:
+            self._settled.add(name)
+            out = self._shifted(out, bias, self._kept(self._answers.outputs, name), name)
+        return out
+
+    def _shifted(self, out: Tensor, bias: Tensor, target: Tensor, name: str) -> Tensor:
+        missing = (target - self._answers.places[name].outputs(out)).mean((0, 1))
+        bias.add_(missing)
+        return out + (missing[:, None, None] if out.dim() == 4 else missing)
+
+    def _on_sum(self, name: str, norm_name: str | None, rest: Tensor, total: Tensor) -> Tensor:
+        """Fit the branch that ``name`` ends to what the original's sum lacks."""
+        normal = self._open.pop(name, None)
+        if normal is None:
+            return total
+        module: Any = self._network.get_submodule(name)
+        norm: Any = None if norm_name is None else self._network.get_submodule(norm_name)
+        places = self._answers.places[name]
+        target = self._kept(self._answers.sums, name)
+        lacks = target - places.outputs(total)
+        if norm is not None:
+            gain = norm.running_var.add(norm.eps).rsqrt()
+            gain = gain if norm.weight is None else gain * norm.weight
+            size = gain.abs().clamp_min(1e-2 * float(gain.abs().max()) + 1e-30)
+            lacks = lacks / (size * torch.where(gain < 0, -1.0, 1.0))
+        cross = _cross(module, normal, places, lacks)
+        normal.weight = normal.weight + _correction(cross, normal.second, self._ridge)
+        self._set(module, normal, name)
+        layer = self._factors.get(name)
+        branch = module.forward(normal.given) if layer is None else layer(normal.given)
+        if norm is not None:
+            branch = norm.forward(branch)
+        total = branch + rest
+        last: Any = norm if norm is not None else module if layer is None else layer[-1]
+        bias = last.bias
+        return total if bias is None else self._shifted(total, bias, target, name)
+
+    def _across(self, name: str, channels: int) -> Tensor:
+        """Lower triangular L (out, out), L L^T = how much the answers mind the outputs' errors."""
+        whole = self._answers.curvature.get(name)
+        if whole is None or not self._whiten:
+            return torch.eye(channels).double()
+        places = torch.arange(len(whole))
+        stay = self._kept({name: places}, name)
+        lower = root(whole[stay][:, stay], _FLOOR)
+        return lower / lower.diagonal().mean()
+
+    def _kept(self, values: Mapping[str, Tensor], name: str) -> Tensor:
+        """Of ``values[name]`` (..., channels) the channels that are not lost."""
+        found, lost = values[name], self._lost.get(name, ())
+        if not lost:
+            return found
+        stay = torch.ones(found.shape[-1], dtype=torch.bool)
+        stay[list(lost)] = False
+        return found[..., stay]
+
+
+@dataclass
+class _Normal:
+    """The least squares of one layer: what it reads, its weights (out, d), the moments (d, d) and
+    mean (d,) of its patches."""
+
+    given: Tensor
+    weight: Tensor
+    second: Tensor = field(default_factory=lambda: torch.empty(0))
+    mean: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def _second(
+    module: nn.Module, given: Tensor, places: Places, centred: bool
+) -> tuple[Tensor, Tensor]:
+    """C = E[x x^T] (d, d) and E[x] (d,) of the patches, float64; ``centred``: about the mean,
+    which a bias or a BatchNorm behind the layer takes care of (else E[x] is given as 0)."""
+    second: Any = 0.0
+    mean: Any = 0.0
+    count = 0
+    for _, patches in places.patches(module, given):
+        second = second + (patches.T @ patches).double()
+        mean = mean + patches.sum(0).double()
+        count += len(patches)
+    second, mean = second / count, mean / count
+    if not centred:
+        return second, torch.zeros_like(mean)
+    return second - torch.outer(mean, mean), mean
+
+
+def _cross(module: nn.Module, normal: _Normal, places: Places, target: Tensor) -> Tensor:
+    """E[y x^T] (out, d) of ``target`` (images, places, out) and the patches, about the mean."""
+    total: Any = 0.0
+    count = 0
+    for images, patches in places.patches(module, normal.given):
+        total = total + (target[images].flatten(0, 1).T @ patches).double()
+        count += len(patches)
+    cross: Tensor = total / count - torch.outer(target.double().mean((0, 1)), normal.mean)
+    return cross
+
+
+def _correction(cross: Tensor, second: Tensor, ridge: float) -> Tensor:
+    """The change of the weights that takes up ``cross``: ridge regression towards no change."""
+    lift = ridge * second.diagonal().mean().clamp_min(1e-30)
+    lifted = second + lift * torch.eye(len(second)).to(second)
+    change: Tensor = torch.linalg.solve(lifted, cross.T).T
+    return change

@@ -1,0 +1,86 @@
+"""Reconstruction of the network's answers as a whole: a short label-free gradient descent.
+
+What layer-wise least squares cannot do, joint changes of several layers through the activations
+between them, a few hundred steps of Adam can: the compressed network's outputs are drawn to the
+original's on unlabelled calibration inputs (matching of logits: Ba and Caruana, "Do Deep Nets
+Really Need to be Deep?", NeurIPS 2014, section 2.2), and so is every residual sum whose channels
+were not cut (block by block, as in Li et al., "BRECQ", ICLR 2021, section 3.2, but all at once).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .sampling import is_sampled
+from .sums import WatchedSums
+
+BATCH = 64
+RATE = 2e-3
+SUMS = 1.0
+"""What the sums count beside the outputs."""
+
+
+@torch.inference_mode(False)
+def refine(
+    network: nn.Module, original: nn.Module, inputs: Tensor, steps: int, seed: int = 0
+) -> None:
+    """Draw ``network``'s answers to the original's on ``inputs`` (n, ...), in place.
+
+    steps: gradient steps of :data:`BATCH` inputs each; every input is used before any is used
+    twice. BatchNorm statistics stay. The outputs' squared difference is divided by the original's
+    variance, so that the rate suits any network.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    trained = [p for p in network.parameters() if p.is_floating_point()]
+    wanted = [p.requires_grad for p in trained]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.Adam(trained, lr=RATE)
+    rates: Any = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=max(steps, 2))
+    order: list[int] = []
+    try:
+        with torch.enable_grad():
+            for _ in range(steps):
+                if len(order) < min(BATCH, len(inputs)):
+                    order = torch.randperm(len(inputs), generator=generator).tolist()
+                rows, order = order[:BATCH], order[BATCH:]
+                batch = inputs[rows].clone()
+                with torch.no_grad():
+                    target = _answers(original, batch)
+                loss = _distance(_answers(network, batch), target)
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                rates.step()
+    finally:
+        for parameter, before in zip(trained, wanted, strict=True):
+            parameter.requires_grad_(before)
+            parameter.grad = None
+
+
+def _answers(network: nn.Module, batch: Tensor) -> list[Tensor]:
+    """The outputs and every residual sum, in order."""
+    found: list[Tensor] = []
+
+    def on_sum(_: str, __: str | None, ___: Tensor, total: Tensor) -> Tensor:
+        found.append(total)
+        return total
+
+    with WatchedSums(network, is_sampled, on_sum):
+        return [network(batch), *found]
+
+
+def _distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Squared difference of the outputs plus the mean one of the sums, in shares of variances."""
+    if len(found) != len(wanted):  # a sum was not recognised: the outputs alone
+        found, wanted = found[:1], wanted[:1]
+    shares = [
+        (f - w).square().mean() / w.var().clamp_min(1e-12)
+        for f, w in zip(found, wanted, strict=True)
+        if f.shape == w.shape
+    ]
+    total: Tensor = shares[0] + SUMS * sum(shares[1:]) / max(1, len(shares) - 1)
+    return total

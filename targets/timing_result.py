@@ -1,0 +1,34 @@
+"""What a timing gives: a candidate's time in units of the baseline, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of a candidate beside the baseline, measured interleaved in one process.
+
+    ratio: candidate over baseline, each left alone by its neighbours (see timing.py).
+    ratio_error: one standard error of ``ratio``.
+    baseline_ms: the baseline's undisturbed time, milliseconds for one batch.
+    state: which of the known speed states that is; share: of the baseline's groups that were in it.
+    rounds: rounds made. unstable: no known state, or no clear answer; then the numbers are not to
+        be used. notes: diagnostics (minimum, quantiles, threads, pinned core).
+    """
+
+    ratio: float
+    ratio_error: float
+    baseline_ms: float
+    rounds: int
+    state: int = 0
+    share: float = 1.0
+    unstable: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def latency_ms(self) -> float:
+        """Milliseconds for one batch: the ratio times the baseline's level."""
+        return self.ratio * self.baseline_ms

@@ -1,0 +1,62 @@
+"""Bits that a job names: numbers, pairs, and what the target offers only when asked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from paretune.errors import InputError
+from paretune.objectives.problem import find_space
+from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
+from paretune.tasks.job import load_job
+
+
+def space(bits: list[object]) -> object:
+    job = load_job(
+        {
+            "name": "bits",
+            "task": {"model": "paretune.tasks.vision:plain_cnn", "data": {"kind": "digits"}},
+            "space": {"bits": bits, "freeze": [], "rank": False, "prune": False},
+        }
+    )
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    task = SimpleNamespace(network=network, example=torch.zeros(1, 1, 8, 8))
+    return find_space(job, task, OnnxRuntimeCpu())
+
+
+def test_float_and_8_bits_are_what_is_offered_by_itself() -> None:
+    assert OnnxRuntimeCpu().choices.bits == ((32, 32), (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("named", "pairs"),
+    [
+        ([8, 32], ((32, 32), (8, 8))),
+        ([4, 8, 32], ((32, 32), (8, 8), (4, 8))),
+        (["w4a32", 2, "w8a32", 32], ((32, 32), (8, 32), (4, 32), (2, 8))),
+        (["w4a8", 4, 32], ((32, 32), (4, 8))),
+    ],
+)
+def test_a_number_is_the_usual_pair_and_a_name_says_both(
+    named: list[object], pairs: tuple[tuple[int, int], ...]
+) -> None:
+    assert all(layer.bits == pairs for layer in space(named).layers)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ([5, 32], "5 bits are not offered by this target; known: 2, 3, 4, 6, 8, 32, w2a8"),
+        (["w4a16", 32], "w4a16 bits are not offered"),
+        ([0, 32], "at least 1"),
+        ([7.5, 32], "expected a whole number"),
+        (["four", 32], "bits"),
+    ],
+)
+def test_other_bits_are_refused_in_one_line(named: list[object], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        space(named)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
