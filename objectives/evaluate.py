@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..spaces.space import SearchSpace
 from ..targets.archive import encode
 from ..targets.target import Target
 from ..tasks.job import load_job
-from ..tasks.sections import CompressSection
+from ..tasks.sections import CompressSection, RecoverSection
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation
@@ -32,6 +32,7 @@ from .further import FurtherTarget, measured_on, relate, target_suffix
 from .latency import LatencyMeter
 from .problem import Problem
 from .resources import measure_resources
+from .trained import Trained, TrainingPlace
 
 
 class Evaluator:
@@ -41,7 +42,7 @@ class Evaluator:
     calibration: number of training inputs for activation ranges, importance and BatchNorm.
     batch: examples in a timed batch. timed: measure latency at all. packed: measure the packed
         container of every plan, not only of those that need one. options: how plans are carried
-        out.
+        out. training: how and where plans are trained by :meth:`recover`.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Evaluator:
         options: CompressSection | None = None,
         further: Sequence[Target] = (),
         resources: Sequence[str] = (),
+        training: TrainingPlace | None = None,
     ) -> None:
         self.task, self.space, self.target = task, space, target
+        self._training = training or TrainingPlace(RecoverSection(), folder)
         self.folder, self.timed, self.packed = folder, timed, packed
         self._calibration = task.calibration(calibration)
         if not self._calibration:
@@ -95,6 +98,7 @@ class Evaluator:
             options=problem.job.compress,
             further=problem.further,
             resources=problem.resources,
+            training=TrainingPlace.of(problem.job, folder),
         )
 
     def evaluate(
@@ -112,8 +116,30 @@ class Evaluator:
         artifact: a file that this plan was exported to before, measured again instead of exporting
             anew, so that what is confirmed is what was measured.
         """
+        return self._caught(plan, rung, lambda: self._evaluate(plan, rung, baseline, artifact))
+
+    def recover(
+        self,
+        plan: CompressionPlan,
+        number: int,
+        baseline: Evaluation | None = None,
+        tell: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Evaluation:
+        """The numbers of ``plan`` after training, at the rung ``"recover"``; failures as above.
+
+        number: of the trial; a training of that number that was interrupted in this study folder
+        goes on. tell: hears of the progress as plain JSON.
+        """
+        trained = Trained(self._training, number, tell)
+        return self._caught(
+            plan, "recover", lambda: self._evaluate(plan, "recover", baseline, None, trained)
+        )
+
+    def _caught(
+        self, plan: CompressionPlan, rung: str, evaluate: Callable[[], Evaluation]
+    ) -> Evaluation:
         try:
-            return self._evaluate(plan, rung, baseline, artifact)
+            return evaluate()
         except CandidateError as error:
             return Evaluation.failure(plan, str(error), rung, traceback.format_exc())
         except EnvironmentFault:
@@ -130,18 +156,22 @@ class Evaluator:
         rung: str,
         baseline: Evaluation | None,
         artifact: Artifact | None,
+        trained: Trained | None = None,
     ) -> Evaluation:
         seconds: dict[str, float] = {}
         with self._meter.working(rung):
             with _clocked(seconds, "compress"):
                 made = self.compressor.compress(plan)
+            if trained is not None:
+                with _clocked(seconds, "recover"):
+                    made = trained.train(made, plan, self.task)
             with _clocked(seconds, "export"):
                 known = artifact
                 if artifact is None or not self._path(artifact).exists():
                     artifact = self.export(self.target, made)
             path = self._path(artifact)
             with _clocked(seconds, "score"):
-                split = self.task.search if rung == "measure" else self.task.evaluate
+                split = self.task.evaluate if rung == "confirm" else self.task.search
                 result = self.task.score.measure(self.predict(self.target, path), split)
         values = dict(result.values)
         errors = dict(result.errors)
@@ -154,6 +184,8 @@ class Evaluator:
             with _clocked(seconds, "pack"):
                 values["archive_bytes"] = float(len(encode(path)))
         notes: dict[str, Any] = {"examples": result.count, "environment": self.target.description}
+        if trained is not None:
+            notes["recovery"] = trained.notes
         if self.timed:
             with _clocked(seconds, "time"):
                 reference = self._baseline_path(baseline) or path

@@ -54,8 +54,9 @@ class Artifact:
 class Evaluation:
     """The numbers of one plan at one rung of the fidelity ladder, or why there are none.
 
-    rung: ``"screen"`` (a cheap guess, never on a front), ``"measure"`` (exported file, search split), ``"recover"`` (the same after training) or
-        ``"confirm"`` (exported file, evaluate split).
+    rung: ``"screen"`` (a cheap guess, never on a front), ``"measure"`` (exported file, search
+        split), ``"recover"`` (the same after training) or ``"confirm"`` (exported file, evaluate
+        split).
     values: named with units: accuracy, accuracy_drop, size_bytes, size_ratio, compression_ratio,
         latency_ms, latency_ratio, macs, params ... Finite floats, empty when failed.
     errors: one standard error for those values that have one, same keys and units.
@@ -74,6 +75,12 @@ class Evaluation:
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
+
+    @property
+    def weights(self) -> Artifact | None:
+        """The trained tensors behind a recovered point, kept beside its exported file."""
+        recovery = self.notes.get("recovery")
+        return Artifact(**recovery["weights"]) if recovery else None
 
     @property
     def failed(self) -> bool:

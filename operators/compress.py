@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..spaces.surgery import cut
 from ..targets.onnx_calibrate import LEAST_EXAMPLES
 from ..targets.target import Bits, Grid
 from ..tasks.sections import CompressSection
+from ..tasks.weights import load_weights
 from .evidence import weight_slopes
 from .factorise import FactorCache
 from .importance import channel_importance, gather
@@ -277,6 +279,7 @@ def apply(
     example: Tensor,
     calibration: Tensor | None = None,
     options: CompressSection | None = None,
+    checkpoint: Path | str | None = None,
 ) -> nn.Module:
     """The compressed torch network of ``plan``, for your own training code.
 
@@ -285,8 +288,11 @@ def apply(
     same ones that the search used give the same channels and BatchNorm statistics. options: the
     search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
     the network returned is float32; weights of fewer than 8 bits lie on their grid already.
+    checkpoint: trained tensors of this plan, a ``.safetensors`` file (a recovered point's lie in
+    the study, at ``study.artifact_path(point.evaluation.weights)``).
 
-    Raises InputError when the plan does not fit the network (the layer is named).
+    Raises InputError when the plan does not fit the network (the layer is named), or the checkpoint
+    does not fit the plan.
 
     >>> small = paretune.apply(network, json.load(open("plan.json")), torch.zeros(1, 3, 32, 32))
     """
@@ -298,4 +304,7 @@ def apply(
     space.check(plan)
     with torch.random.fork_rng():
         made = Compressor(network, example, space, calibration, options)
-        return made.compress(plan).network
+        small = made.compress(plan).network
+    if checkpoint is not None:
+        load_weights(small, str(checkpoint), "checkpoint")
+    return small

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DISPLAYS = ("auto", "live", "plain", "quiet")
 _ROWS = 6
 _FRONT_EVERY_S = 2.0
+_TRAINING_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class QuietDisplay:
 class PlainDisplay(QuietDisplay):
     """One line for each thing that happens: for logs and pipes."""
 
+    def __init__(self, study: Study, opening: Opening, console: Console | None = None) -> None:
+        super().__init__(study, opening, console)
+        self._training_due: dict[int | None, float] = {}
+
     def on_event(self, event: Event) -> None:
         """Print it."""
         for line in self.lines(event):
@@ -73,11 +78,15 @@ class PlainDisplay(QuietDisplay):
             return self._opening_lines(event, evaluation)
         if event.kind == "resumed":
             return [f"going on: {event.note}"]
-        if event.kind in ("trial", "confirmed") and evaluation is not None:
+        if event.kind == "recovering":
+            return [f"winning accuracy back: {event.note}"]
+        if event.kind == "training":
+            return self._training_lines(event)
+        if event.kind in ("trial", "confirmed", "recovered") and evaluation is not None:
             name = "baseline" if event.number is not None and event.number < 0 else "trial"
             number = "" if name == "baseline" else f" {event.number}"
             count = f"[{event.progress.done}/{event.progress.trials}] "
-            start = count if event.kind == "trial" else "confirmed "
+            start = count if event.kind == "trial" else f"{event.kind} "
             return [f"{start}{name}{number}: {self.outcome(evaluation)} ({event.seconds:.1f} s)"]
         if event.kind == "confirming":
             return [f"measuring the front again on the evaluation data: {event.note}"]
@@ -99,6 +108,14 @@ class PlainDisplay(QuietDisplay):
             parts[0] += f" ({points(values['accuracy_drop'])})"
         base = self.study.baseline
         return f"{', '.join(parts)} · {summary(evaluation.plan, base.plan if base else None)}"
+
+    def _training_lines(self, event: Event) -> list[str]:
+        """One a minute and point."""
+        due = self._training_due.get(event.number, 0.0)
+        if time.monotonic() < due:
+            return []
+        self._training_due[event.number] = time.monotonic() + _TRAINING_EVERY_S
+        return [f"training {event.number}: {event.note}"]
 
     def _opening_lines(self, event: Event, baseline: Evaluation) -> list[str]:
         parts = [
@@ -132,6 +149,7 @@ class LiveDisplay(PlainDisplay):
         self._table: RenderableType = Text()
         self._failure = ""
         self._due = 0.0
+        self._trainings: dict[int, TaskID] = {}
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -171,6 +189,19 @@ class LiveDisplay(PlainDisplay):
                 self._task, description="confirming", total=count, completed=0, note=""
             )
             self._say(event)
+        if event.kind == "recovering":
+            count = int(event.note.split()[0])
+            self._bar.update(
+                self._task, description="recovering", total=count, completed=0, note=""
+            )
+            self._say(event)
+        if event.kind == "training":
+            self._train(event)
+        if event.kind == "recovered" and event.number is not None:
+            self._say(event)
+            self._bar.advance(self._task)
+            if (bar := self._trainings.pop(event.number, None)) is not None:
+                self._bar.remove_task(bar)
         if event.kind == "confirmed" and event.number is not None and event.number >= 0:
             self._bar.advance(self._task)
         if event.kind == "ended":
@@ -180,6 +211,19 @@ class LiveDisplay(PlainDisplay):
         elif time.monotonic() >= self._due:
             self._table = front_table(self.study.front())
             self._due = time.monotonic() + _FRONT_EVERY_S
+
+    def _train(self, event: Event) -> None:
+        """A bar of its own for each training, with the time left."""
+        if event.number is None:
+            return
+        if event.number not in self._trainings:
+            self._trainings[event.number] = self._bar.add_task("", total=100, note="")
+        self._bar.update(
+            self._trainings[event.number],
+            description=f"trial {event.number}",
+            completed=int(100 * (event.share or 0.0)),
+            note=event.note,
+        )
 
     def _say(self, event: Event) -> None:
         for line in self.lines(event):

@@ -13,11 +13,13 @@ from ..errors import AllFailedError, InputError
 from ..objectives.evaluation import Artifact, Evaluation
 from ..objectives.point import Point
 from ..spaces.plan import CompressionPlan
+from ..trackers.ask import Ask
 from ..trackers.study import BASELINE, Study
 from .events import Event, Listener, Progress
 from .interrupt import Interrupt
 from .pool import Pool, Result
 from .proposer import Proposer
+from .recovery import recovery_asks, recovery_of, training
 from .scout import Errand
 from .stopping import Patience, Stagnation
 from .window import Window
@@ -50,7 +52,8 @@ class Driver:
 
     study: open for writing; what it holds is kept and counted. identity: the plan that changes
     nothing. make_pool: starts the workers, called only if there is something to evaluate.
-    window: asks that are open at a time (see :class:`Window`).
+    window: asks that are open at a time (see :class:`Window`). recover: how many points are
+    trained after the search, outside the budget.
 
     Raises InputError when the uncompressed network cannot be measured, AllFailedError when nothing
     ever succeeds, EnvironmentFault (disk, workers), KeyboardInterrupt. Whatever is raised, all that
@@ -67,10 +70,12 @@ class Driver:
         window: int = 2,
         listeners: Sequence[Listener] = (),
         interrupt: Interrupt | None = None,
+        recover: int = 0,
     ) -> None:
         self._study, self._proposer, self._identity = study, proposer, identity
         self._make_pool, self._budget, self._listeners = make_pool, budget, listeners
         self._interrupt = interrupt or Interrupt()
+        self._recover = recover
         self._window = Window(proposer, window, budget.trials)
         self._progress = Progress(budget.trials)
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
@@ -90,6 +95,8 @@ class Driver:
             if self._progress.failed and self._progress.failed == self._progress.done:
                 raise AllFailedError(self._histogram())
             self._confirm()
+            if self._recover:
+                self._train(recovery_asks(self._study, self._recover))
         finally:
             self._stop_workers()
         self._keep_front_files()
@@ -216,6 +223,26 @@ class Driver:
         for result in self._results(len(points)):
             self._confirmed(result)
 
+    def recover_one(self, number: int) -> Ask:
+        """Train one point of a finished search now, measure it and confirm it; its trial."""
+        try:
+            self._measure_baseline()
+            ask = recovery_of(self._study, number)
+            self._train([ask])
+        finally:
+            self._stop_workers()
+        self._study.publish_front()
+        return ask
+
+    def _train(self, asks: Sequence[Ask]) -> None:
+        """Each a trial of its own; those that get onto the front are confirmed like the others."""
+        if not asks or self._baseline is None:
+            return
+        for ask in asks:
+            self._study.begin(ask, self._owner)
+        training(asks, self._study, self._pool, self._baseline, self._results, self._emit)
+        self._confirm()
+
     def _confirmed(self, result: Result) -> None:
         if not result.evaluation.failed:
             self._study.add(result.job_id, result.evaluation)
@@ -240,10 +267,12 @@ class Driver:
     def _submit(self, number: int, plan: CompressionPlan) -> None:
         self._pool.submit(number, plan, "measure", self._baseline)
 
-    def _results(self, count: int) -> Iterator[Result]:
+    def _results(self, count: int, meanwhile: Callable[[], None] | None = None) -> Iterator[Result]:
         """The next ``count`` results as they arrive."""
         while count > 0:
             self._interrupt.check()
+            if meanwhile is not None:
+                meanwhile()
             for result in self._pool.collect(_COLLECT_S):
                 if not self._was_errand(result):
                     count -= 1
@@ -276,7 +305,8 @@ class Driver:
         baselines = [self._study.baseline_at(rung) for rung in ("measure", "confirm")]
         found = [e for e in baselines if e is not None] if front else []
         found += [row.evaluation for row in self._study.rows() if row.number in front]
-        return {file.sha256 for e in found if e.artifact is not None for file in e.artifact.files}
+        files = {f.sha256 for e in found if e.artifact is not None for f in e.artifact.files}
+        return files | {weights.sha256 for e in found if (weights := e.weights) is not None}
 
     def _keep_front_files(self) -> None:
         """After the last worker has gone: only the front's files stay, and Optuna's tables get
@@ -292,7 +322,8 @@ class Driver:
         evaluation: Evaluation | None = None,
         seconds: float = 0.0,
         note: str = "",
+        share: float | None = None,
     ) -> None:
-        event = Event(kind, self._progress, number, evaluation, seconds, note)
+        event = Event(kind, self._progress, number, evaluation, seconds, note, share)
         for listener in self._listeners:
             listener.on_event(event)

@@ -7,7 +7,18 @@ from typing import Protocol
 
 from ..objectives.evaluation import Evaluation
 
-KINDS = ("preparing", "baseline", "resumed", "trial", "confirming", "confirmed", "ended")
+KINDS = (
+    "preparing",
+    "baseline",
+    "resumed",
+    "trial",
+    "confirming",
+    "confirmed",
+    "recovering",
+    "training",
+    "recovered",
+    "ended",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,9 @@ class Event:
     kind: ``preparing`` (before the first trial; note: how far),
         ``baseline`` (the identity plan is measured), ``resumed`` (earlier trials were found),
         ``trial`` (one finished, or failed), ``confirming`` (the search is over, the front is
-        measured again), ``confirmed`` (one point was), ``ended`` (note: why).
+        measured again), ``confirmed`` (one point was), ``recovering`` (points of the front are
+        trained now; note: how many), ``training`` (one of them; share: how much of it is done),
+        ``recovered`` (one was trained and measured), ``ended`` (note: why).
     number: of the trial. seconds: wall time of the evaluation. note: one line for people.
     """
 
@@ -49,6 +62,7 @@ class Event:
     evaluation: Evaluation | None = None
     seconds: float = 0.0
     note: str = ""
+    share: float | None = None
 
 
 class Listener(Protocol):

@@ -60,7 +60,8 @@ class Pool:
     factory: ``package.module:callable`` (dots may follow the colon) or ``/path/file.py:callable``,
         called in each worker with ``kwargs`` (plain JSON); gives an object with
         ``evaluate(plan, rung=..., baseline=..., artifact=...) -> Evaluation``.
-    deadline_s: wall time for one candidate; then its whole process group is killed.
+    deadline_s: wall time for one candidate (of a training: without a sign of life); then its whole
+        process group is killed.
     memory_bytes: what a candidate may take on top of what its worker holds after loading.
     start_s: wall time for loading.
 
@@ -78,6 +79,7 @@ class Pool:
     _queue: deque[_Job] = field(default_factory=deque, init=False)
     _live: list[WorkerProcess] = field(default_factory=list, init=False)
     _results: list[Result] = field(default_factory=list, init=False)
+    _told: dict[Any, dict[str, Any]] = field(default_factory=dict, init=False)
     _fatal: ParetuneError | None = field(default=None, init=False)
     _failed_starts: int = field(default=0, init=False)
 
@@ -118,6 +120,11 @@ class Pool:
             if self._results or time.monotonic() >= end:
                 found, self._results = self._results, []
                 return found
+
+    def progress(self) -> dict[Any, dict[str, Any]]:
+        """What workers told of long jobs since the last call: job id -> the latest, plain JSON."""
+        told, self._told = self._told, {}
+        return told
 
     def withdraw(self) -> list[Any]:
         """Take back the jobs that no worker has begun; returns their ids."""
@@ -182,7 +189,7 @@ class Pool:
         seconds = time.monotonic() - worker.since
         if ended or worker.channel.closed:
             self._lose(worker, None)
-        elif worker.job is not None and seconds > self.deadline_s:
+        elif worker.job is not None and time.monotonic() - worker.alive > self.deadline_s:
             self._lose(worker, f"exceeded its deadline of {self.deadline_s:g} s")
         elif not worker.ready and seconds > self.start_s:
             self._lose(worker, f"did not load within {self.start_s:g} s")
@@ -197,6 +204,9 @@ class Pool:
             self._fatal = self._fatal or EnvironmentFault(str(message["fault"]))
         elif job is None or message.get("job") != job.job_id:
             raise ChannelError("answered what it was not asked")
+        elif "progress" in message:
+            worker.alive = time.monotonic()
+            self._told[job.job_id] = message["progress"]
         else:
             worker.job = None
             try:

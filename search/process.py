@@ -48,6 +48,7 @@ class WorkerProcess:
         self.ready = False
         self.job: Any = None  # what it works on: the pool's business
         self.since = time.monotonic()  # of the job, or of the start
+        self.alive = self.since  # the last sign of life while at it
         self._greeting: dict[str, Any] = hello
         with contextlib.suppress(ChannelError):  # a worker that died at once is noticed by poll()
             self.channel.send(hello, timeout_s=60.0)
@@ -61,6 +62,7 @@ class WorkerProcess:
         """Send a request. Raises ChannelError when the worker is gone or does not read."""
         self._log.truncate(0)
         self.job, self.since = job, time.monotonic()
+        self.alive = self.since
         self.channel.send(message)
 
     def dead(self) -> bool:

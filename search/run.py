@@ -130,6 +130,7 @@ class Search:
                 self._window(study),
                 watchers,
                 stop,
+                self._recovered(),
             )
             try:
                 driver.run()
@@ -140,6 +141,33 @@ class Search:
                 with suppress(Exception):  # the error at hand matters more
                     _write_front(study)
                 raise
+            _write_front(study)
+        return Study.open(self.folder)
+
+    def recover_one(self, trial: int, display: str = "auto") -> Study:
+        """Train one finished trial of this study again, as the job's ``recover`` section says; the
+        study, with the recovered point as a trial of its own.
+
+        Raises InputError for a number that is no finished trial of the search.
+        """
+        with ExitStack() as stack:
+            study, problem = self._open()
+            stack.enter_context(study)
+            stop = stack.enter_context(Interrupt())
+            search, space = self.job.search, problem.space
+            opening = Opening(space.size, len(space.parameters), search.sampler, search.workers)
+            screen = stack.enter_context(make_display(display, study, opening))
+            driver = Driver(
+                study,
+                self._proposer(study, problem),
+                space.identity,
+                lambda: self._pool(study),
+                Budget(search.trials),
+                self._window(study),
+                [screen],
+                stop,
+            )
+            driver.recover_one(trial)
             _write_front(study)
         return Study.open(self.folder)
 
@@ -231,6 +259,11 @@ class Search:
             study.put("unguided", reason)
             say(f"no sensitivity table can be had ({reason}): {FALLBACK} is used instead")
             return None
+
+    def _recovered(self) -> int:
+        """How many points are trained after the search."""
+        section = self.job.recover
+        return 0 if section is None or section.method == "none" else section.top
 
     def _window(self, study: Study) -> int:
         """Asks open at a time: the job's, else what the study began with, else two a worker."""

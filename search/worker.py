@@ -46,7 +46,7 @@ def main() -> None:
     cap_gb = _cap_memory(hello["memory_bytes"])
     channel.send({"ready": os.getpid()})
     while (request := channel.wait()) is not None:
-        reply = _answer(evaluator, request, cap_gb)
+        reply = _answer(evaluator, request, cap_gb, channel)
         try:
             channel.send(reply)
         except ChannelError:
@@ -59,15 +59,26 @@ def main() -> None:
             channel.send({"job": request["job"], "evaluation": failed.to_json()})
 
 
-def _answer(evaluator: Any, request: dict[str, Any], cap_gb: float | None) -> dict[str, Any]:
-    """Evaluate one plan; whatever goes wrong with it becomes a failed evaluation."""
+def _answer(
+    evaluator: Any, request: dict[str, Any], cap_gb: float | None, channel: Channel
+) -> dict[str, Any]:
+    """Evaluate one plan; whatever goes wrong with it becomes a failed evaluation.
+
+    At the rung ``recover`` it is trained first, which tells of its progress on the channel.
+    """
+
+    def tell(progress: dict[str, Any]) -> None:
+        channel.send({"job": request["job"], "progress": progress})
+
     plan, rung = CompressionPlan.from_json(request["plan"]), request["rung"]
     baseline = Evaluation.from_json(request["baseline"]) if request["baseline"] else None
     artifact = Artifact.from_json(request["artifact"]) if request["artifact"] else None
     try:
-        evaluation: Evaluation = evaluator.evaluate(
-            plan, rung=rung, baseline=baseline, artifact=artifact
-        )
+        evaluation: Evaluation
+        if rung == "recover":
+            evaluation = evaluator.recover(plan, request["job"], baseline, tell)
+        else:
+            evaluation = evaluator.evaluate(plan, rung=rung, baseline=baseline, artifact=artifact)
     except EnvironmentFault as error:
         return {"job": request["job"], "fault": str(error)}
     except ParetuneError as error:

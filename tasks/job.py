@@ -75,10 +75,6 @@ def load_job(source: Path | str | Mapping[str, Any] | Job) -> Job:
         name, base = str(source), Path(source).absolute().parent
         data, lines = read_yaml(source)
         data = _plain(data, name, lines)
-    if "recover" in data:
-        raise InputError(
-            _where(name, lines, ("recover",)), "this version has no recovery", "remove the section"
-        )
     job = _validated(data, name, lines)
     folder = _absolute(str(job.folder), base, job.where("folder"))
     resolved = _settle_target(job, _resolve(job, Path(folder)))
@@ -157,6 +153,9 @@ def _resolve(job: Job, folder: Path) -> dict[str, Any]:
     source["kind"] = _code(source["kind"], folder, job.where("task.data.kind"))
     task["model_args"] = _expanded(task["model_args"], job.where("task.model_args"))
     source["args"] = _expanded(source["args"], job.where("task.data.args"))
+    if data["recover"]:
+        spot = job.where("recover.augment")
+        data["recover"]["augment"] = _code(data["recover"]["augment"], folder, spot)
     remote = data["target"]["remote"] or {}
     for key in ("token_file", "ca"):
         if remote.get(key):

@@ -16,7 +16,7 @@ from .job import Job, load_job
 from .model import build_network
 from .score import CallableScore, Fidelity, Top1
 from .split import AnySplit, check_disjoint
-from .task import Score, Task
+from .task import Loss, Score, Task
 from .user_code import is_code, last_line, load_callable
 from .weights import check_finite, load_weights
 
@@ -43,7 +43,11 @@ def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
     example, outputs = _tried(network, splits.train, where("task.model"))
     _check_inputs_alike(splits, example, where("task.data"))
     check_disjoint(splits.train, splits.search, splits.evaluate, where("task.data"))
-    score = _score(job, network, splits, outputs)
+    loss, divergence = (
+        load_callable(named, job.where(f"task.{key}"), job.folder) if named else None
+        for key, named in (("loss", spec.loss), ("divergence", spec.divergence))
+    )
+    score = _score(job, network, splits, outputs, loss, divergence)
     return Task(
         name=job.name,
         network=network,
@@ -66,6 +70,8 @@ def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
             "classes": list(splits.classes),
             "score": spec.score,
         },
+        loss=loss,
+        divergence=divergence,
     )
 
 
@@ -109,12 +115,15 @@ def _check_inputs_alike(splits: Splits, example: Tensor, where: str) -> None:
             )
 
 
-def _score(job: Job, network: nn.Module, splits: Splits, outputs: Tensor) -> Score:
+def _score(
+    job: Job,
+    network: nn.Module,
+    splits: Splits,
+    outputs: Tensor,
+    loss: Loss | None,
+    divergence: Loss | None,
+) -> Score:
     spec, spot = job.task, job.where("task.score")
-    loss, divergence = (
-        load_callable(named, job.where(f"task.{key}"), job.folder) if named else None
-        for key, named in (("loss", spec.loss), ("divergence", spec.divergence))
-    )
     if spec.score == "fidelity":
 
         def original(inputs: Tensor) -> Tensor:

@@ -11,11 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import CandidateError, InputError
-from .task import Predict, ScoreResult, Split
+from .task import Loss, Predict, ScoreResult, Split
 from .user_code import last_line
-
-Loss = Callable[[Tensor, Tensor], Any]
-"""(outputs, targets) -> scalar: a batch's mean."""
 
 
 class Top1:

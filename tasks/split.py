@@ -37,6 +37,7 @@ class ImageSplit:
         self.name, self.images, self.all_labels = name, images, labels
         self.mean, self.std = tuple(mean), tuple(std)
         self.labelled = labels is not None
+        self.black: Tensor | None = -torch.tensor(self.mean) / torch.tensor(self.std)
         self._digests, self._index = digests, index
 
     @property
@@ -54,14 +55,21 @@ class ImageSplit:
         self, size: int, limit: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """(inputs float32 (n, C, H, W), labels int64 (n,) or None), in order."""
-        mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
         for start, stop in _spans(len(self), size, limit):
             rows: Any = slice(start, stop)
             if self._index is not None:
                 rows = torch.from_numpy(self._index[start:stop])
-            inputs = self.images[rows].to(torch.float32).div_(255).sub_(mean).div_(std)
-            yield inputs, None if self.all_labels is None else self.all_labels[rows]
+            yield self._ready(rows)
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """(inputs float32 (n, C, H, W), labels int64 (n,) or None) of the examples at ``rows``."""
+        return self._ready(torch.from_numpy(rows if self._index is None else self._index[rows]))
+
+    def _ready(self, rows: Any) -> tuple[Tensor, Tensor | None]:
+        mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
+        inputs = self.images[rows].to(torch.float32).div_(255).sub_(mean).div_(std)
+        return inputs, None if self.all_labels is None else self.all_labels[rows]
 
     def digest_rows(self) -> np.ndarray:
         """Digests as uint8 (n, 16)."""
@@ -96,6 +104,7 @@ class DatasetSplit:
             kind = type(dataset).__name__
             raise InputError(where, f"{name!r} is a {kind}", "give a dataset with len and [index]")
         self.name, self.dataset, self.where = name, dataset, where
+        self.black: Tensor | None = None
         self._index = np.arange(len(dataset)) if index is None else index
         self._scan: tuple[np.ndarray, np.ndarray | None] | None = None
         if not len(self):
@@ -117,10 +126,14 @@ class DatasetSplit:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """(inputs float32 (n, ...), targets (n, ...) or None), in order."""
         for start, stop in _spans(len(self), size, limit):
-            examples = [self._example(row) for row in range(start, stop)]
-            inputs = torch.stack([x for x, _ in examples])
-            targets = [y for _, y in examples if y is not None]
-            yield inputs, torch.stack(targets) if len(targets) == len(examples) else None
+            yield self.take(np.arange(start, stop))
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """(inputs float32 (n, ...), targets (n, ...) or None) of the examples at ``rows``."""
+        examples = [self._example(row) for row in rows]
+        inputs = torch.stack([x for x, _ in examples])
+        targets = [y for _, y in examples if y is not None]
+        return inputs, torch.stack(targets) if len(targets) == len(examples) else None
 
     def digest_rows(self) -> np.ndarray:
         """Digests as uint8 (n, 16)."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +14,16 @@ Predict = Callable[[Tensor], Tensor]
 """batch (n, ...) float32 -> outputs (n, ...): the torch network or an exported file."""
 
 
+Loss = Callable[[Tensor, Tensor], Any]
+"""(outputs, targets) -> scalar: a batch's mean."""
+
+
 class Split(Protocol):
     """A fixed, ordered set of examples."""
 
     name: str  # "train", "search" or "evaluate"
     labelled: bool
+    black: Tensor | None  # a black pixel (C,) as the network gets it, where inputs are images
 
     def __len__(self) -> int: ...
 
@@ -26,6 +32,14 @@ class Split(Protocol):
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """(inputs, targets) in order: inputs (n, ...) float32, ready for the network; targets as
         the data gives them (class numbers: int64 (n,)) or None. At most ``limit`` examples."""
+        ...
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """(inputs, targets) of the examples at ``rows`` (int64 (n,), any order), as in batches."""
+        ...
+
+    def part(self, name: str, rows: np.ndarray) -> Split:
+        """The examples at ``rows``, in that order, as a split of their own."""
         ...
 
     def digests(self) -> list[bytes]:
@@ -64,6 +78,8 @@ class Task:
     example: one input (1, ...) float32, ready for the network.
     train: calibration and recovery; search: scores during the search; evaluate: final figures.
     fingerprint: digest over the weights and the three splits.
+    loss: the user's (outputs, targets) -> scalar, divergence: (original, candidate) -> scalar;
+        None: cross-entropy, KL.
     """
 
     name: str
@@ -75,6 +91,8 @@ class Task:
     score: Score
     fingerprint: str
     description: dict[str, Any] = field(default_factory=dict)  # model, data, counts: for people
+    loss: Loss | None = None
+    divergence: Loss | None = None
 
     def calibration(self, count: int = 256, batch: int = 64) -> list[Tensor]:
         """The first ``count`` training inputs as float32 batches."""
