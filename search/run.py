@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-
-from ..errors import EnvironmentFault, InputError
+from ..errors import InputError
 from ..objectives.page import write_page
 from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
 from ..tasks.job import Job, load_job
@@ -21,21 +18,15 @@ from ..trackers.study import Study
 from .display import Opening, make_display
 from .driver import Budget, Driver
 from .events import Event, Listener, Progress
-from .guidance import Guidance
-from .guide import Guide
 from .interrupt import Interrupt
+from .mlflow_watch import MlflowWatch
+from .outset import make_proposer, plain_proposer
 from .pool import Pool
-from .preparation import EACH, SCREENING, prepare
-from .proposer import Proposer
-from .samplers import check_sampler, default_population, make_sampler
-from .scout import Scout
+from .preparation import SCREENING
+from .samplers import check_sampler
 from .stopping import Patience, constant_objectives
 
 FACTORY = "paretune.objectives.evaluate:Evaluator.from_job"
-FALLBACK = "nsga2"
-"""The sampler where no sensitivity table can be had."""
-_MLFLOW_WAIT_S = 60.0
-_LEAST_PASS = 24  # screened candidates that the sensitivity pass may always cost
 
 
 class Search:
@@ -109,12 +100,12 @@ class Search:
 
             if workers < search.workers:
                 say(f"{search.workers} workers for {search.trials} trials: {workers} are started")
-            proposer = self._proposer(study, problem, say)
+            proposer = make_proposer(self.job, study, problem, say)
             section = self.job.tracker and self.job.tracker.mlflow
             if section is not None:
                 settings = section.model_dump()
                 watchers.append(
-                    stack.enter_context(_Mlflow(study.folder, settings, screen.console))
+                    stack.enter_context(MlflowWatch(study.folder, settings, screen.console))
                 )
             driver = Driver(
                 study,
@@ -125,7 +116,7 @@ class Search:
                     search.trials,
                     None if search.timeout is None else 60 * search.timeout,
                     min(60.0, search.deadline),
-                    search.patience and Patience(**search.patience.model_dump()),
+                    Patience(**search.patience.model_dump()) if search.patience else None,
                 ),
                 self._window(study),
                 watchers,
@@ -159,9 +150,9 @@ class Search:
             screen = stack.enter_context(make_display(display, study, opening))
             driver = Driver(
                 study,
-                self._proposer(study, problem),
+                plain_proposer(self.job, problem),
                 space.identity,
-                lambda: self._pool(study),
+                lambda: self._pool(study, 1, False),
                 Budget(search.trials),
                 self._window(study),
                 [screen],
@@ -206,60 +197,6 @@ class Search:
             objectives=problem.objectives,
         )
 
-    def _proposer(self, study: Study, problem: Problem, say: Callable[[str], None]) -> Proposer:
-        search, space = self.job.search, problem.space
-        population = search.population or study.get("population")
-        population = population or default_population(search.trials)
-        study.put("population", population)  # a resume with another budget keeps it
-        name, guidance = search.sampler, None
-        each = search.screen if search.screen is not None else (EACH if name == "guided" else 0)
-        if name == "guided":
-            guidance = self._guidance(study, problem, each, say)
-            name = name if guidance is not None else FALLBACK
-        objectives, constraints = problem.objectives, problem.constraints
-        sampler = make_sampler(
-            name,
-            space.parameters,
-            seed=search.seed,
-            population=population,
-            guidance=guidance,
-            objectives=objectives,
-            constraints=constraints,
-            where=self.job.where("search.sampler"),
-        )
-        if guidance is None:
-            presets = space.presets()
-            return Proposer(space, objectives, constraints, sampler, search.seed, presets)
-        if not Guide(guidance, objectives, constraints, search.seed).feasible:
-            say("no values within reach meet the constraints: the whole front is searched")
-        scout = (
-            Scout(guidance, objectives, constraints, space.plan, each, search.seed)
-            if each
-            else None
-        )
-        return Proposer(space, objectives, constraints, sampler, search.seed, (), scout)
-
-    def _guidance(
-        self, study: Study, problem: Problem, each: int, say: Callable[[str], None]
-    ) -> Guidance | None:
-        """What the guided sampler starts from, or None where it cannot be had; that is said."""
-        if study.get("unguided") is not None:
-            return None  # as it began
-        budget = max(_LEAST_PASS, self.job.search.trials * (1 + each) / 4)
-        budget = study.get("sensitivity_budget") or budget
-        study.put("sensitivity_budget", budget)  # a resume with another budget keeps it
-        try:
-            return prepare(problem, study.folder, budget, say)
-        except EnvironmentFault:
-            raise
-        except Exception as error:
-            if study.asks():
-                raise
-            reason = " ".join(f"{error}".split())[:300]
-            study.put("unguided", reason)
-            say(f"no sensitivity table can be had ({reason}): {FALLBACK} is used instead")
-            return None
-
     def _recovered(self) -> int:
         """How many points are trained after the search."""
         section = self.job.recover
@@ -281,33 +218,6 @@ class Search:
         settings = {"job": self.job.to_json(), "folder": str(study.folder.resolve())}
         factory = SCREENING if screening else FACTORY
         return Pool(factory, settings, workers, search.deadline, memory)
-
-
-class _Mlflow:
-    """Keeps MLflow up to date while the search runs; says in the end what is missing there."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any], console: Console) -> None:
-        from ..trackers.mlflow_tracker import MlflowProjector
-
-        self._projector, self._console = MlflowProjector(folder, settings), console
-
-    def on_event(self, event: Event) -> None:
-        """A trial finished, or a point was confirmed."""
-        if event.number is not None:
-            self._projector.notify(event.number)
-
-    def __enter__(self) -> _Mlflow:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        wait_s = _MLFLOW_WAIT_S if error is None or isinstance(error, Exception) else 5.0
-        for problem in self._projector.close(wait_s):
-            self._console.print(problem, markup=False, highlight=False)
 
 
 def _with_options(job: Job, given: Mapping[str, Any]) -> Job:

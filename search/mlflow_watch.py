@@ -1,0 +1,41 @@
+"""MLflow as one who watches a search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from .events import Event
+
+_WAIT_S = 60.0
+
+
+class MlflowWatch:
+    """Keeps MLflow up to date while the search runs; says in the end what is missing there."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], console: Console) -> None:
+        from ..trackers.mlflow_tracker import MlflowProjector
+
+        self._projector, self._console = MlflowProjector(folder, settings), console
+
+    def on_event(self, event: Event) -> None:
+        """A trial finished, or a point was confirmed."""
+        if event.number is not None:
+            self._projector.notify(event.number)
+
+    def __enter__(self) -> MlflowWatch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        wait_s = _WAIT_S if error is None or isinstance(error, Exception) else 5.0
+        for problem in self._projector.close(wait_s):
+            self._console.print(problem, markup=False, highlight=False)
