@@ -67,7 +67,7 @@ def test_defaults_are_filled_in() -> None:
     assert job.space.prune is True and job.space.rank is True and job.space.bits == (8, 32)
     assert job.space.freeze is None
     assert job.objectives == ("accuracy", "size_bytes", "latency_ms")
-    assert (job.search.trials, job.search.sampler, job.search.workers) == (100, "nsga2", 1)
+    assert (job.search.trials, job.search.sampler, job.search.workers) == (100, "guided", 1)
     assert (job.search.deadline, job.search.timeout) == (600.0, None)
     assert job.target.name == "onnxruntime-cpu" and job.target.format == "qoperator"
     assert job.tracker is None
