@@ -26,7 +26,7 @@ task:
   weights: digits.safetensors
   data: {{kind: digits}}
 objectives: [accuracy, size_bytes, latency_ms]
-search: {{trials: {trials}, sampler: nsga2, seed: 0, workers: {workers}}}
+search: {{trials: {trials}, sampler: guided, seed: 0, workers: {workers}}}
 tracker: {{mlflow: {{uri: "sqlite:///mlflow.db"}}}}
 """
 

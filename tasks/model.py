@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import InputError, nearest
@@ -18,15 +19,20 @@ def build_network(
     """The network of ``module:callable``, ``file.py:callable`` or ``torchvision:resnet18``.
 
     Called with ``args`` as keyword arguments; the result is in eval mode, on the CPU, float32;
-    ``requires_grad`` is as the factory left it. Torchvision networks come with random weights.
+    ``requires_grad`` is as the factory left it. Torchvision networks come with random weights; all
+    random weights are drawn from the same seed, so that every process has the same network.
     Raises InputError (at ``where``) when the factory is missing, raises, or does not return an
     nn.Module that has parameters.
     """
-    if spec.startswith("torchvision:"):
-        network = _torchvision_network(spec.removeprefix("torchvision:"), args, where)
-    else:
+    factory = None
+    if not spec.startswith("torchvision:"):
         factory = load_callable(spec, where, folder)
-        network = run_code(factory, spec, where, **args)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        if factory is None:
+            network = _torchvision_network(spec.removeprefix("torchvision:"), args, where)
+        else:
+            network = run_code(factory, spec, where, **args)
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise InputError(where, f"{spec!r} returned a {kind}", "return a torch.nn.Module")

@@ -110,7 +110,7 @@ def test_what_cannot_be_carried_out_names_the_layer_before_any_work() -> None:
         ({"blocks.0.aa": 4}, {}, "unknown group 'blocks.0.aa'; did you mean 'blocks.0.a'"),
         ({}, {"blocks.0.c": LayerChoice()}, "unknown layer 'blocks.0.c'; did you mean"),
         ({"blocks.0.a": 95}, {}, "group 'blocks.0.a' cannot keep 95 of 12 channels"),
-        ({}, {"stem": LayerChoice(method="svd", ranks=(3,))}, "layer 'stem' cannot take 'svd'"),
+        ({}, {"stem": LayerChoice(method="svd", ranks=(3,))}, "layer 'stem': it cannot take 'svd'"),
     ):
         plan = CompressionPlan({**good.groups, **groups}, {**good.layers, **layers})
         with pytest.raises(CandidateError, match=message):

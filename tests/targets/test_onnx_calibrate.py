@@ -65,7 +65,9 @@ def test_ranges_are_those_of_the_runtimes_own_calibrator(
     assert {"input", "0"} <= shared
     for name in shared:
         low, high = (float(np.asarray(v).reshape(-1)[0]) for v in theirs[name].range_value)
-        np.testing.assert_allclose(ours[name], (low, high), rtol=1e-5, atol=1e-6)
+        # a value on the edge between two bins may be counted in either
+        one_bin = 0.0 if ranges == "minmax" else 1.01 * (high - low) / 2048
+        np.testing.assert_allclose(ours[name], (low, high), rtol=1e-5, atol=1e-6 + one_bin)
 
 
 def test_least_squares_is_the_best_of_all_shares(model: ModelProto) -> None:
@@ -80,7 +82,8 @@ def test_least_squares_is_the_best_of_all_shares(model: ModelProto) -> None:
         return float(np.square(rounded - inputs).sum())
 
     best = min(error(low * s, high * s) for s in np.linspace(0.3, 1, 71))
-    assert error(*found) <= 1.1 * best < error(low, high)
+    assert error(*found) <= 1.01 * best
+    assert error(*found) < error(low, high)
 
 
 def test_too_few_examples_and_bad_values_are_named(model: ModelProto, inputs: np.ndarray) -> None:
