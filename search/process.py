@@ -38,7 +38,7 @@ class WorkerProcess:
                 stdout=self._log,
                 stderr=self._log,
                 pass_fds=(theirs.fileno(), read),
-                env={**os.environ, **dict.fromkeys(_THREADS, "1")},
+                env={**os.environ, **dict.fromkeys(_THREADS, "1"), "OMP_WAIT_POLICY": "PASSIVE"},
                 start_new_session=True,
             )
         finally:
