@@ -72,6 +72,11 @@ class CostModel:
         self._baseline_weights = _weight_bytes(base)
         self._base = self._costs(space.identity)
 
+    def predict_latency(self, latency: PlanLatency | None) -> None:
+        """From now on by this model."""
+        self.latency = latency
+        self._base = self._costs(self.space.identity)
+
     def costs(self, plan: CompressionPlan) -> dict[str, float]:
         """size_bytes, size_ratio, compression_ratio, params, macs (one example) and, if timed,
         latency_ms and latency_ratio of a canonical plan (as ``SearchSpace.plan`` makes them)."""

@@ -22,6 +22,7 @@ from ..tasks.job import load_job
 from ..tasks.task import Task
 from .costs import CostModel
 from .divergence import divergence
+from .latency_model import stored_model
 from .problem import Problem
 
 EXAMPLES, FIRST = 96, 32
@@ -110,7 +111,8 @@ class Screen:
         compressor = compressor or Compressor(
             task.network, task.example, problem.space, inputs, problem.job.compress
         )
-        costs = CostModel(problem.space, task.network, task.example, problem.target)
+        latency = stored_model(folder, problem.space, problem.target) if problem.timed else None
+        costs = CostModel(problem.space, task.network, task.example, problem.target, latency)
         return cls(task, problem.target, compressor, costs, inputs, **counts)
 
     def screen(self, plan: CompressionPlan, stop_below: float | None = None) -> Screened:

@@ -37,6 +37,8 @@ def prepare(problem: Problem, folder: Path, budget: float, say: Callable[[str], 
     from ..objectives.sensitivity import measure
 
     screen, space = Screen.for_problem(problem, folder), problem.space
+    if problem.timed:
+        _predict_latency(problem, folder, screen, say)
     before = {path.name for path in folder.glob("sensitivity-*.jsonl")}
     last = -1
 
@@ -58,6 +60,33 @@ def prepare(problem: Problem, folder: Path, budget: float, say: Callable[[str], 
     table = CostTable.probe(screen.costs, space.plan, space.parameters, space.layers)
     base = {**screen.screen(space.identity).values, "divergence": 0.0}
     return Guidance(space.parameters, found.damage, table, base)
+
+
+def _predict_latency(
+    problem: Problem, folder: Path, screen: Screen, say: Callable[[str], None]
+) -> None:
+    """Let the screen predict latency, from plans measured on the target now or before."""
+    from ..objectives.latency_model import fit_latency
+
+    task, options = problem.task, problem.job.target
+    inputs, _ = next(iter(task.search.batches(options.batch, limit=options.batch)))
+    model = fit_latency(
+        folder,
+        problem.target,
+        screen.compressor,
+        screen.costs.table,
+        task.example,
+        [batch.numpy() for batch in task.calibration(options.calibration)],
+        inputs.numpy(),
+        say,
+    )
+    if model is not None:
+        say(
+            f"latency is predicted from {model.plans} plans measured in {model.seconds:.0f} s "
+            f"(left out of the fit: {100 * model.error:.1f} % off, "
+            f"rank correlation {model.correlation:.2f})"
+        )
+        screen.costs.predict_latency(model)
 
 
 class ScreeningEvaluator:

@@ -1,0 +1,81 @@
+"""Predicted latency: fitted to a machine whose law is known, and to this one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_networks import residual_network
+
+from paretune.objectives.latency_model import (
+    FILE,
+    LatencyModel,
+    calibration_plans,
+    features,
+    fit_latency,
+    stored_model,
+)
+from paretune.objectives.layer_shapes import ShapeTable
+from paretune.operators.compress import Compressor
+from paretune.spaces.discover import discover
+from paretune.targets.catalogue import make_target
+
+
+@pytest.fixture(scope="module")
+def problem():
+    network, example = residual_network()
+    space = discover(network, example)
+    return network, example, space, ShapeTable(space, network, example)
+
+
+def test_a_linear_law_is_found_again(problem) -> None:
+    """Twelve hidden costs; plans that were not measured are predicted."""
+    *_, space, table = problem
+    rng = np.random.default_rng(0)
+    costs = rng.uniform(0.01, 0.1, 12)
+    plans = calibration_plans(space)
+    rows = np.array([features(table.shapes(plan)) for plan in plans])
+    truth = rows @ costs + 0.2
+    model = LatencyModel.fit(rows, truth)
+    assert model.error <= 0.05 and model.correlation >= 0.95 and model.plans == len(plans)
+    assert (model.factors >= 0).all()
+    for plan, expected in zip(plans, truth, strict=True):
+        assert model.latency_ms(plan, table.shapes(plan)) == pytest.approx(expected, rel=0.03)
+
+
+def test_features_add_up_to_the_plans_multiply_accumulates(problem) -> None:
+    *_, space, table = problem
+    for plan in (space.identity, *calibration_plans(space)):
+        shapes = table.shapes(plan)
+        found = features(shapes).reshape(2, 2, 3)
+        layers = sum(len(factors) for factors in shapes.layers.values())
+        assert found[:, :, 2].sum() == layers
+        assert found[:, :, 0].sum() >= shapes.macs / 1e6  # channels are filled up, never cut
+
+
+def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
+    network, example, space, table = problem
+    target = make_target("onnxruntime-cpu", {"seconds": 0.05})
+    inputs = torch.randn(16, *example.shape[1:])
+    compressor = Compressor(network, example, space, inputs)
+    said: list[str] = []
+    model = fit_latency(
+        tmp_path,
+        target,
+        compressor,
+        table,
+        example,
+        [inputs.numpy()],
+        inputs[:1].numpy(),
+        said.append,
+    )
+    if model is None:
+        pytest.skip("this machine is too busy to time anything")
+    assert model.plans >= 6 and model.seconds > 0 and said
+    assert model.latency_ms(space.identity, table.shapes(space.identity)) > 0
+    again = stored_model(tmp_path, space, target)
+    assert again is not None and again.to_json() == model.to_json()
+    assert stored_model(tmp_path, space, make_target("onnxruntime-cpu", {"threads": 2})) is None
+    (tmp_path / FILE).write_text(json.dumps({"version": 99}))
+    assert stored_model(tmp_path, space, target) is None
