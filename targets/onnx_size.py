@@ -68,7 +68,8 @@ class FileSize(Skeleton):
             self._add_pairs(file, layers, joined)
         else:
             self._add_integers(file, layers, joined)
-        quantised, vanished = set(), set()
+        quantised: set[str] = set()
+        vanished: set[str] = set()
         for node, on in zip(self.nodes, joined, strict=True):
             if on and node.constants and node.kind != "layer":
                 (vanished if node.kind == "bounded" else quantised).update(node.constants)
