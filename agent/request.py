@@ -32,10 +32,11 @@ class Fields:
     def nonce(self) -> str:
         """What the answer must repeat."""
         value = self._fields.get("nonce")
-        if isinstance(value, str) and value.isascii() and value.isalnum():
-            if 16 <= len(value) <= 128:
-                return value
-        raise Refusal(400, "nonce: 16 to 128 letters and digits are expected")
+        if not (isinstance(value, str) and value.isascii() and value.isalnum()) or not (
+            16 <= len(value) <= 128
+        ):
+            raise Refusal(400, "nonce: 16 to 128 letters and digits are expected")
+        return value
 
     def threads(self) -> int:
         """Threads of the session, at most what the agent allows."""

@@ -17,7 +17,7 @@ from ..operators.recover import Recovered, recover
 from ..operators.train import TrainingProgress
 from ..spaces.plan import CompressionPlan
 from ..tasks.job import Job
-from ..tasks.sections import RecoverSection
+from ..tasks.recover_section import RecoverSection
 from ..tasks.task import Task
 
 FOLDER = "recovery"

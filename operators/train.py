@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CandidateError, InputError
-from ..tasks.sections import RecoverSection
+from ..tasks.recover_section import RecoverSection
 from ..tasks.task import Task
 from .augment import Augment
 from .distil import TrainingLoss
