@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .errors import ParetuneError as ParetuneError
     from .objectives.evaluation import Evaluation as Evaluation
     from .objectives.front import ParetoFront as ParetoFront
-    from .operators.compress import apply as apply
+    from .operators.apply import apply as apply
     from .search.run import Search as Search
     from .spaces.discover import discover as discover
     from .spaces.plan import CompressionPlan as CompressionPlan
@@ -32,7 +32,7 @@ _HOME = {
     "SearchSpace": "spaces.space",
     "Study": "trackers.study",
     "Task": "tasks.task",
-    "apply": "operators.compress",
+    "apply": "operators.apply",
     "discover": "spaces.discover",
     "load_task": "tasks.load",
     "pull": "deploy.pull",

@@ -36,11 +36,7 @@ Where = Annotated[
 ]
 
 
-class Format(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
-    html = "html"
+Format = StrEnum("Format", "table csv json html")
 
 
 @app.callback(invoke_without_command=True)
@@ -223,10 +219,7 @@ def sync(
             experiment or mlflow.get("experiment"),
             mlflow.get("artifacts", "front"),
         )
-    typer.echo(
-        f"MLflow {report.uri}, experiment {report.experiment!r}: {report.created} runs created, "
-        f"{report.updated} updated, {report.skipped} up to date"
-    )
+    typer.echo(report.summary)
     for problem in report.problems:
         typer.echo(f"paretune: {problem}", err=True)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def main() -> None:
         write_frame(answers, _answer(frame, sessions, int(limits["body_bytes"])))
 
 
-def read_frame(stream: BinaryIO, most_bytes: int = 1 << 40) -> bytes | None:
+def read_frame(stream: IO[bytes], most_bytes: int = 1 << 40) -> bytes | None:
     """The next frame; None at the end of the stream, in the middle of a frame, or if too long."""
     head = stream.read(8)
     size = int.from_bytes(head, "big")
@@ -53,7 +53,7 @@ def read_frame(stream: BinaryIO, most_bytes: int = 1 << 40) -> bytes | None:
     return data if len(data) == size else None
 
 
-def write_frame(stream: BinaryIO, data: bytes) -> None:
+def write_frame(stream: IO[bytes], data: bytes) -> None:
     """Send one frame."""
     stream.write(len(data).to_bytes(8, "big"))
     stream.write(data)

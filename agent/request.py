@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..targets.wire import is_digest
@@ -32,10 +33,9 @@ class Fields:
     def nonce(self) -> str:
         """What the answer must repeat."""
         value = self._fields.get("nonce")
-        sound = isinstance(value, str) and value.isascii() and value.isalnum()
-        if not sound or not 16 <= len(value) <= 128:
+        if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z]{16,128}", value):
             raise Refusal(400, "nonce: 16 to 128 letters and digits are expected")
-        return str(value)
+        return value
 
     def threads(self) -> int:
         """Threads of the session, at most what the agent allows."""

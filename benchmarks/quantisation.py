@@ -20,8 +20,8 @@ from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.targets.cpu import cpu_features
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
+from paretune.tasks.compress_section import CompressSection
 from paretune.tasks.load import load_task
-from paretune.tasks.sections import CompressSection
 
 JOB = Path(__file__).parent.parent / "examples" / "cifar10_resnet20.yaml"
 PLAIN = {"ranges": "minmax", "bias_correction": False}

@@ -36,7 +36,7 @@ from paretune.spaces.space import SearchSpace
 from paretune.targets.catalogue import make_target
 from paretune.targets.target import Grid
 from paretune.tasks.load import load_task
-from paretune.tasks.sections import RecoverSection
+from paretune.tasks.recover_section import RecoverSection
 from paretune.tasks.task import Task
 
 

@@ -31,9 +31,9 @@ from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.spaces.space import SearchSpace
 from paretune.targets.catalogue import make_target
 from paretune.targets.cpu import cpu_features
+from paretune.tasks.compress_section import CompressSection
 from paretune.tasks.job import load_job
 from paretune.tasks.load import load_task
-from paretune.tasks.sections import CompressSection
 from paretune.tasks.task import Task
 
 PLAIN = CompressSection(whiten=False, reconstruct=False)

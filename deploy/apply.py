@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ..errors import InputError
 from ..objectives.counts import count_params
-from ..operators.compress import apply
+from ..operators.apply import apply
 from ..spaces.plan import CompressionPlan
 from ..tasks.job import load_job
 from ..tasks.load import load_task

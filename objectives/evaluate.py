@@ -23,8 +23,9 @@ from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
 from ..targets.archive import encode
 from ..targets.target import Target
+from ..tasks.compress_section import CompressSection
 from ..tasks.job import load_job
-from ..tasks.sections import CompressSection, RecoverSection
+from ..tasks.recover_section import RecoverSection
 from ..tasks.task import Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation

@@ -15,11 +15,10 @@ from .condition import (
     conjunction,
     is_empty,
     natural_range,
-    quantity_name,
     unit_of,
 )
 from .grammar import parse_condition
-from .objective import QUANTITIES
+from .objective import QUANTITIES, quantity_name
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, NothingMeetsError
-from .condition import quantity_name
 from .dominance import costs, non_dominated
 from .evaluation import Evaluation
 from .expression import Expression, unmeasured
 from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
-from .objective import QUANTITIES, Objective
+from .objective import QUANTITIES, Objective, quantity_name
 from .point import Point, is_stable
 from .table import as_json, data_frame, notebook_table, write_whole
 from .wording import legible, summary

@@ -12,7 +12,8 @@ import re
 from typing import NamedTuple, NoReturn
 
 from ..errors import InputError, nearest
-from .condition import All, Comparison, Condition, Some, quantity_name, unit_of
+from .condition import All, Comparison, Condition, Some, unit_of
+from .objective import quantity_name
 
 LONGEST = 2000  # characters
 DEEPEST = 40  # nested parentheses and negations

@@ -47,9 +47,9 @@ class Screened:
     examples: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Slice:
-    """Some examples of a split, as a split."""
+    """Some examples of a split, in one batch."""
 
     name: str
     inputs: Tensor
@@ -63,9 +63,6 @@ class _Slice:
         self, size: int, limit: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield self.inputs, self.targets
-
-    def digests(self) -> list[bytes]:
-        return []
 
 
 class Screen:

@@ -17,7 +17,7 @@ from ..operators.recover import Recovered, recover
 from ..operators.train import TrainingProgress
 from ..spaces.plan import CompressionPlan
 from ..tasks.job import Job
-from ..tasks.sections import RecoverSection
+from ..tasks.recover_section import RecoverSection
 from ..tasks.task import Task
 
 FOLDER = "recovery"
@@ -42,7 +42,7 @@ class TrainingPlace:
         """
         options = job.recover or RecoverSection()
         if job.recover is not None and options.device != "cpu" and torch.cuda.is_available():
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
         threads = max(1, len(os.sched_getaffinity(0)) // job.search.workers)
         return cls(options, folder, job.folder, threads)
 

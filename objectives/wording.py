@@ -6,7 +6,8 @@ import math
 from collections import Counter
 
 from ..spaces.plan import CompressionPlan
-from .condition import quantity_name, unit_of
+from .condition import unit_of
+from .objective import quantity_name
 
 LABELS = {
     "accuracy": "Accuracy",

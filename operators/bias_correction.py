@@ -23,7 +23,7 @@ def output_means(network: nn.Module, layers: Collection[str], inputs: Tensor) ->
         hooks.append(network.get_submodule(name).register_forward_hook(record))
     try:
         with torch.no_grad():
-            for part in inputs.split(_CHUNK):
+            for part in torch.split(inputs, _CHUNK):
                 network(part)
     finally:
         for hook in hooks:

@@ -35,7 +35,8 @@ def _binned_optimum(flat: np.ndarray, count: int) -> np.ndarray:
     sums = np.bincount(place, flat, minlength=_BINS)
     squares = np.bincount(place, flat * flat, minlength=_BINS)
     if (sizes > 0).sum() <= count:  # a few far values hold the bins: even quantiles instead
-        return np.quantile(flat, (np.arange(count) + 0.5) / count)
+        even: np.ndarray = np.quantile(flat, (np.arange(count) + 0.5) / count)
+        return even
     n, s, q = (np.concatenate([[0.0], np.cumsum(x)]) for x in (sizes, sums, squares))
     held = n[None, :] - n[:, None]
     mean = np.divide(s[None, :] - s[:, None], held, out=np.zeros_like(held), where=held > 0)
@@ -78,7 +79,8 @@ def to_codebook(weight: np.ndarray, bits: int) -> np.ndarray:
     means, place = kmeans_1d(weight, 2**bits)
     if not weight.all():
         means[np.abs(means).argmin()] = 0
-    return means[place].reshape(weight.shape).astype(np.float32)
+    nearest: np.ndarray = means[place].reshape(weight.shape).astype(np.float32)
+    return nearest
 
 
 def apot_levels(bits: int) -> np.ndarray:

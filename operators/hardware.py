@@ -55,7 +55,7 @@ class Hardware:
         if network is task.network:
             network = copy.deepcopy(network).requires_grad_(False).eval()
         layout = torch.channels_last if task.example.ndim == 4 else torch.preserve_format
-        return network.to(self.device, memory_format=layout)
+        return network.to(self.device).to(memory_format=layout)
 
     def send(self, inputs: Tensor) -> Tensor:
         """A batch, moved here."""
@@ -82,6 +82,6 @@ class Hardware:
 def native_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 itself (emulated, it is ten times slower)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, flag, lambda: False)()) for flag in flags)

@@ -16,7 +16,7 @@ _BATCH, _WARM = 32, 0.2
 
 
 def learn_rounding(
-    layer: nn.Module,
+    layer: nn.Conv1d | nn.Conv2d | nn.Linear,
     grid: Grid,
     most: int,
     inputs: Tensor,
@@ -75,7 +75,7 @@ def learn_rounding(
                 beta = 2 + 18 * 0.5 * (1 + float(np.cos(fall * np.pi)))
                 loss = loss + WEIGHT * (1 - (2 * up - 1).abs().pow(beta)).mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     with torch.no_grad():
         up = (torch.sigmoid(free) * span + STRETCH[0]).clamp(0, 1)

@@ -36,7 +36,7 @@ def learned_round(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """
     rows = x.float().reshape(*step.shape, -1) if step.dim() else x.float()
     shared = x.numel() // step.numel() if step.dim() else x[0].numel() if x.dim() else 1
-    share = (max(shared, 1) * max(high, 1)) ** -0.5
+    share: float = (max(shared, 1) * max(high, 1)) ** -0.5
     size = step.abs().clamp_min(_LEAST_STEP)
     size = (size * share) + (size - size * share).detach()  # the value of size, share of its slope
     size = size.unsqueeze(-1) if step.dim() else size
@@ -72,7 +72,7 @@ class _Rounded(nn.Module):
     acts already on the module that makes the input. plain: the class it had before.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
     weight_step: nn.Parameter | None
     input_rounding: Rounding | None
     output_rounding: Rounding | None
@@ -93,7 +93,8 @@ class RoundedConv2d(_Rounded, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self._given(x)
-        return self._conv_forward(x, weight, self.bias)
+        out: Tensor = self._conv_forward(x, weight, self.bias)
+        return out
 
 
 class RoundedConv1d(_Rounded, nn.Conv1d):
@@ -101,7 +102,8 @@ class RoundedConv1d(_Rounded, nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self._given(x)
-        return self._conv_forward(x, weight, self.bias)
+        out: Tensor = self._conv_forward(x, weight, self.bias)
+        return out
 
 
 class RoundedLinear(_Rounded, nn.Linear):

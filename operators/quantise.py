@@ -15,7 +15,7 @@ from ..targets.cpu import saturates_int8
 from ..targets.onnx_pack import check_weights
 from ..targets.target import Bits, Grid
 from ..targets.uniform import limits, to_floats, to_integers, weight_grid
-from ..tasks.sections import CompressSection
+from ..tasks.compress_section import CompressSection
 from .bias_correction import correct_biases, output_means
 from .codebook import to_apot, to_codebook
 from .fake_quantise import batchnorms_behind

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..spaces.shortcut import ShortcutConv
 from ..targets.target import Bits, Grid
-from ..tasks.sections import RecoverSection
+from ..tasks.recover_section import RecoverSection
 from ..tasks.task import Task
 from .augment import make_augment
 from .compress import Compressed

@@ -10,8 +10,9 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 
+from ..targets.onnx_calibrate import BOUNDED_OPS
 from ..targets.onnx_export import export_model
-from ..targets.onnx_quantize import BOUNDED_OPS, MOVING_OPS, PASSING_OPS, place
+from ..targets.onnx_quantize import MOVING_OPS, PASSING_OPS, place
 
 CHUNK = 64
 
@@ -48,7 +49,7 @@ def round_points(
     results = _results(model, set(layers))
     traced = _Trace(network, set(layers))
     with torch.no_grad():
-        for part in calibration.split(CHUNK):
+        for part in torch.split(calibration, CHUNK):
             traced.run(part)
     points: dict[object, RoundPoint] = {}
     for name in layers:

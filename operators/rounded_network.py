@@ -96,8 +96,10 @@ class RoundedNetworks:
         self._round(form, plan)
 
     def _form(self, plan: CompressionPlan) -> _Form:
-        unrounded = {"weight_bits": 32, "activation_bits": 32, "quantizer": "uniform"}
-        whole = {n: replace(c, **unrounded) for n, c in plan.layers.items()}
+        whole = {
+            n: replace(c, weight_bits=32, activation_bits=32, quantizer="uniform")
+            for n, c in plan.layers.items()
+        }
         plain = CompressionPlan(plan.groups, whole)
         key = plain.fingerprint
         if key in self._forms:
@@ -222,7 +224,7 @@ def _watch_ranges(network: nn.Module, pairs: Mapping[str, str]) -> tuple[_Ranges
 
         given.hooks.append(module.register_forward_pre_hook(before))
         owner = name if name in norm_of else name.rpartition(".")[0]
-        source = module
+        source: nn.Module = module
         if owner in norm_of and (owner == name or _next(name) not in names):
             source = network.get_submodule(norm_of[owner])
         made.hooks.append(source.register_forward_hook(after))

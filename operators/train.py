@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CandidateError, InputError
-from ..tasks.sections import RecoverSection
+from ..tasks.recover_section import RecoverSection
 from ..tasks.task import Task
 from .augment import Augment
 from .distil import TrainingLoss
@@ -128,7 +128,7 @@ class Training:
                 if self._at.over:
                     break
         self.network.load_state_dict(self._best)
-        self.network.to("cpu", memory_format=torch.contiguous_format).eval()
+        self.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
         return self._at
 
     def _steps(self) -> Iterator[float]:
@@ -183,7 +183,7 @@ class Training:
         if self._pairs.mine:
             loss = loss + options.feature_weight * self._match(mine.outputs, theirs.outputs)
         self._optimiser.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.step(self._optimiser)
         self._scaler.update()
         with torch.no_grad():

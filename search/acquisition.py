@@ -102,7 +102,8 @@ def pick(chance: Floats, weights: Floats, count: int, bonus: Floats) -> list[int
     where nothing is expected.
     """
     left = weights.copy()
-    gains, taken = chance @ left, []
+    gains = chance @ left
+    taken: list[int] = []
     floor = 1e-9 * max(float(weights.sum()), 1e-12)
     for _ in range(min(count, len(chance))):
         value = gains + floor * bonus

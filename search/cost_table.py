@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import EllipsisType
 from typing import Protocol
 
 import numpy as np
@@ -72,12 +73,13 @@ class CostTable:
         counts = list(parameters.values())
         base = model.costs(plan({}))
         names = tuple(name for name in ADDITIVE if base.get(name, 0.0) > 0)
-        zero = np.array([base[name] for name in names])
+        zero: Floats = np.array([base[name] for name in names])
 
         def price(options: Mapping[int, int]) -> Floats:
             changed = {name: options[i] for name, i in index.items() if options.get(i)}
             found = model.costs(plan(changed))
-            return np.array([found[name] for name in names]) - zero
+            prices: Floats = np.array([found[name] for name in names]) - zero
+            return prices
 
         ties: list[tuple[int, ...]] = []  # groups that meet in a layer
         own: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -118,7 +120,7 @@ def _own(
     if whole > MOST_PROBES:  # the ends only; between them the cost is close to multilinear
         picks = {i: sorted({0, counts[i] - 1}) for i in held}
     table = _priced(price, held + mine, counts, picks)
-    unchanged = (..., *(slice(0, 1) for _ in mine), slice(None))
+    unchanged: tuple[slice | EllipsisType, ...] = (..., *(slice(0, 1) for _ in mine), slice(None))
     table = table - table[unchanged]
     for axis, i in enumerate(held):
         if len(picks[i]) < counts[i]:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import AllFailedError, InputError
-from ..objectives.evaluation import Artifact, Evaluation
-from ..objectives.point import Point
+from ..objectives.evaluation import Evaluation
 from ..spaces.plan import CompressionPlan
 from ..trackers.ask import Ask
 from ..trackers.study import BASELINE, Study
+from .confirmation import Unchanged, confirm
 from .events import Event, Listener, Progress
+from .exports import Exports
 from .interrupt import Interrupt
 from .pool import Pool, Result
 from .proposer import Proposer
@@ -81,7 +82,7 @@ class Driver:
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._started: Pool | None = None
         self._baseline: Evaluation | None = None
-        self._files: dict[str, Artifact] = {}  # sha256 -> exported file of a recorded trial
+        self._files = Exports(study)
         self._causes: Counter[str] = Counter()
         self._errands: dict[str, Errand] = {}  # job id -> a candidate being screened
         self._stagnation: Stagnation | None = None
@@ -99,7 +100,8 @@ class Driver:
                 self._train(recovery_asks(self._study, self._recover))
         finally:
             self._stop_workers()
-        self._keep_front_files()
+        self._files.keep_wanted()  # after the last worker has gone
+        self._study.publish_front()
         self._emit("ended", note=reason)
         return reason
 
@@ -204,24 +206,9 @@ class Driver:
             points = [point for point in self._study.front() if point.rung != "confirm"]
             if not points:
                 return
-            self._confirm_points(points)
-
-    def _confirm_points(self, points: Sequence[Point]) -> None:
-        """Some may fall off the front by it, and let others on: those come in the next round."""
-        self._emit("confirming", note=f"{len(points)} points of the front")
-        baseline = self._study.baseline_at("confirm")
-        if baseline is None:
             artifact = self._baseline.artifact if self._baseline else None
-            self._pool.submit(BASELINE, self._identity, "confirm", None, artifact)
-            (result,) = self._results(1)
-            self._confirmed(result)
-            baseline = self._study.baseline_at("confirm")
-        if baseline is None:
-            return
-        for p in points:
-            self._pool.submit(p.number, p.plan, "confirm", baseline, p.evaluation.artifact)
-        for result in self._results(len(points)):
-            self._confirmed(result)
+            unchanged = Unchanged(self._identity, artifact)
+            confirm(points, unchanged, self._study, self._pool, self._results, self._emit)
 
     def recover_one(self, number: int) -> Ask:
         """Train one point of a finished search now, measure it and confirm it; its trial."""
@@ -242,11 +229,6 @@ class Driver:
             self._study.begin(ask, self._owner)
         training(asks, self._study, self._pool, self._baseline, self._results, self._emit)
         self._confirm()
-
-    def _confirmed(self, result: Result) -> None:
-        if not result.evaluation.failed:
-            self._study.add(result.job_id, result.evaluation)
-        self._emit("confirmed", result.job_id, result.evaluation, result.seconds)
 
     def _send_errands(self) -> None:
         """Have screened what the next ask waits for, before anything else."""
@@ -283,37 +265,19 @@ class Driver:
         self._progress = replace(self._progress, done=done, failed=failed)
         if evaluation.cause is not None:
             self._causes[evaluation.cause] += 1
-        if evaluation.artifact is not None:
-            self._files |= {file.sha256: file for file in evaluation.artifact.files}
+        self._files.add(evaluation)
 
     def _look_back(self) -> None:
         """Give up when nothing works; from time to time remove files that no one will want."""
         done, failed = self._progress.done, self._progress.failed
         if failed == done and done >= HOPELESS:
             raise AllFailedError(self._histogram())
-        if done % _TIDY_EVERY == 0 and (kept := self._wanted()):
-            for sha256 in set(self._files) - kept:
-                self._study.artifact_path(self._files.pop(sha256)).unlink(missing_ok=True)
+        if done % _TIDY_EVERY == 0:
+            self._files.tidy()
 
     def _histogram(self) -> str:
         causes = "; ".join(f"{count} x {cause}" for cause, count in self._causes.most_common(3))
         return f"search: all of {self._progress.done} candidates failed: {causes}"
-
-    def _wanted(self) -> set[str]:
-        """sha256 of the files of the front and the baseline; empty while there is no front."""
-        front = {point.number for point in self._study.measured_front()}
-        baselines = [self._study.baseline_at(rung) for rung in ("measure", "confirm")]
-        found = [e for e in baselines if e is not None] if front else []
-        found += [row.evaluation for row in self._study.rows() if row.number in front]
-        files = {f.sha256 for e in found if e.artifact is not None for f in e.artifact.files}
-        return files | {weights.sha256 for e in found if (weights := e.weights) is not None}
-
-    def _keep_front_files(self) -> None:
-        """After the last worker has gone: only the front's files stay, and Optuna's tables get
-        its points with all parameters."""
-        if kept := self._wanted():
-            self._study.drop_artifacts(kept)
-        self._study.publish_front()
 
     def _emit(
         self,

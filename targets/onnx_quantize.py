@@ -212,12 +212,12 @@ def given_ranges(model: ModelProto, held: Mapping[str, Held]) -> dict[str, tuple
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.name in held and held[node.name].input_range is not None:
-            name: str | None = node.input[0]
-            while name is not None:  # back through what passes its input's scale on
-                found[name] = held[node.name].input_range  # type: ignore[assignment]
-                maker = makers.get(name)
+            source: str | None = node.input[0]
+            while source is not None:  # back through what passes its input's scale on
+                found[source] = held[node.name].input_range  # type: ignore[assignment]
+                maker = makers.get(source)
                 passing = maker is not None and maker.op_type in BOUNDED_OPS | PASSING_OPS
-                name = maker.input[0] if passing and maker is not None else None
+                source = maker.input[0] if passing and maker is not None else None
     return found
 
 

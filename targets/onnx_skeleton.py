@@ -80,8 +80,8 @@ class Skeleton:
         self.readers = readers
         counted = sum(field_length(n.ByteSize()) for n in graph.node)
         counted += sum(field_length(t.ByteSize()) for t in graph.initializer)
-        self.around = graph.ByteSize() - counted
-        self.header = model.ByteSize() - field_length(graph.ByteSize())
+        self.around: int = graph.ByteSize() - counted
+        self.header: int = model.ByteSize() - field_length(graph.ByteSize())
 
     def _read(self, node: NodeProto) -> Node:
         constants = [name for name in node.input if name in self.tensors]

@@ -122,7 +122,7 @@ class CudaClock:
         self._ns = 0
 
     def __call__(self) -> int:
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         event.synchronize()
         if self._last is None:

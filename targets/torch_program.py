@@ -74,7 +74,8 @@ def write_program(network: nn.Module, example: torch.Tensor) -> bytes:
             raise ProgramError(f"{node.op} {node.name!r} cannot be written")
         place[node] = len(rows)
         rows.append(row)
-    return save(tensors, {"version": VERSION, "program": json.dumps(rows)})
+    data: bytes = save(tensors, {"version": VERSION, "program": json.dumps(rows)})
+    return data
 
 
 def read_program(data: bytes, device: str = "cpu") -> fx.GraphModule:

@@ -248,8 +248,8 @@ def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
 
 def _one_target_each(item: Any) -> list[Any]:
     """``{latency_ms: {target: [a, b]}}`` as one objective for a and one for b."""
-    name, options = next(iter(item.items())) if isinstance(item, dict) else ("", None)
-    named = (options or {}).get("target")
-    if not isinstance(named, list):
+    name, options = next(iter(item.items())) if isinstance(item, dict) and item else ("", None)
+    named = options.get("target") if isinstance(options, dict) else None
+    if not isinstance(options, dict) or not isinstance(named, list):
         return [item]
     return [{name: options | {"target": target}} for target in named]

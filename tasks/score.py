@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import CandidateError, InputError
-from .task import Loss, Predict, ScoreResult, Split
+from .task import Examples, Loss, Predict, ScoreResult
 from .user_code import last_line
 
 
@@ -27,7 +27,7 @@ class Top1:
     def __init__(self, loss: Loss | None = None) -> None:
         self._loss = loss
 
-    def measure(self, predict: Predict, split: Split, batch: int = 100) -> ScoreResult:
+    def measure(self, predict: Predict, split: Examples, batch: int = 100) -> ScoreResult:
         right = count = 0
         total = squares = 0.0
         for inputs, targets in split.batches(batch):
@@ -75,9 +75,9 @@ class Fidelity:
 
     def __init__(self, original: Predict, divergence: Loss | None = None) -> None:
         self._original, self._divergence = original, divergence
-        self._kept: dict[str, tuple[Split, Tensor]] = {}
+        self._kept: dict[str, tuple[Examples, Tensor]] = {}
 
-    def measure(self, predict: Predict, split: Split, batch: int = 100) -> ScoreResult:
+    def measure(self, predict: Predict, split: Examples, batch: int = 100) -> ScoreResult:
         original = self._original_outputs(split, batch)
         classes = original.ndim == 2 and original.shape[1] >= 3
         agreed = count = 0
@@ -102,7 +102,7 @@ class Fidelity:
             fidelity, errors = (1 - error / variance if variance else float(error == 0)), {}
         return ScoreResult({"fidelity": fidelity, "divergence": divergence}, errors, count)
 
-    def _original_outputs(self, split: Split, batch: int) -> Tensor:
+    def _original_outputs(self, split: Examples, batch: int) -> Tensor:
         kept = self._kept.get(split.name)
         if kept is not None and kept[0] is split:
             return kept[1]
@@ -130,7 +130,7 @@ class Fidelity:
         log_want, log_got = (t.double().log_softmax(1) for t in (want, got))
         return float(F.kl_div(log_got, log_want, reduction="batchmean", log_target=True))
 
-    def _squared(self, predict: Predict, split: Split, batch: int) -> float:
+    def _squared(self, predict: Predict, split: Examples, batch: int) -> float:
         """Mean squared error, where the divergence is the user's own."""
         plain = Fidelity(self._original)
         plain._kept = self._kept
@@ -140,7 +140,7 @@ class Fidelity:
 class Batches:
     """(inputs, targets) batches that can be walked through more than once."""
 
-    def __init__(self, split: Split, size: int) -> None:
+    def __init__(self, split: Examples, size: int) -> None:
         self._split, self._size = split, size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -158,7 +158,7 @@ class CallableScore:
     def __init__(self, function: Callable[[Predict, Batches], Any], where: str) -> None:
         self._function, self._where = function, where
 
-    def measure(self, predict: Predict, split: Split, batch: int = 100) -> ScoreResult:
+    def measure(self, predict: Predict, split: Examples, batch: int = 100) -> ScoreResult:
         try:
             value = self._function(lambda x: _outputs(predict, x), Batches(split, batch))
         except (CandidateError, InputError):
@@ -191,6 +191,6 @@ def _scalar(value: Any, where: str) -> float:
     return number
 
 
-def _some(count: int, split: Split) -> None:
+def _some(count: int, split: Examples) -> None:
     if not count:
         raise InputError("task.data", f"{split.name!r} holds no examples", "check the data")

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-
-class Section(BaseModel):
-    """A part of a job: frozen, strictly typed, no unknown keys, finite numbers only."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Arguments = dict[str, Any]
-Several = Field(strict=False)  # a tuple that takes a list
+from .compress_section import CompressSection
+from .recover_section import RecoverSection
+from .section import Arguments, Count, Section, Several, Share, Text, distinct
 
 
 class DataSection(Section):
@@ -97,7 +85,9 @@ class Rank(Section):
         convolutions, tucker2 for k x k ones.
     """
 
-    ratios: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] | None = None
+    ratios: (
+        Annotated[tuple[Share, ...], Field(strict=False, min_length=1, max_length=32)] | None
+    ) = None
     energy: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] = ()
     methods: Annotated[tuple[RANK_METHODS, ...], Field(strict=False, min_length=1)] | None = None
 
@@ -136,60 +126,7 @@ class SpaceSection(Section):
     @field_validator("bits", "zeros")
     @classmethod
     def _no_twins(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
-        return _distinct(items)
-
-
-class CompressSection(Section):
-    """HOW a plan is carried out, for all layers alike.
-
-    importance: which channels stay: activation (what they contribute to their readers), l1, l2,
-        bn_scale, fpgm, taylor, activation_mean, weight_activation or random.
-    importance_mix: weight_activation: from weights alone (0) to activations alone (1).
-    importance_seed: random: the draw.
-    zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
-        gradient (gradient).
-    normalise: how BatchNorm statistics are re-estimated after a cut: differential, plain or none.
-    whiten: low-rank factors that change a layer's outputs on the calibration inputs least, instead
-        of its weights.
-    reconstruct: layers that were factorised or read cut channels are refitted to the original's
-        outputs.
-    refine: gradient steps after that, which draw the answers to the original's on the calibration
-        inputs (`target.calibration` of them, unlabelled); 0 = none.
-    ranges: how the range of rounded weights is chosen: minmax, percentile, mse (least squared
-        error) or entropy; absent: mse up to 4 bits, else minmax. activation_ranges: the same for
-        8-bit activations. rounding: weights go to the nearest value, or to the one learned against
-        the layer's results (seconds a layer). bias_correction: layers of low bits get the mean
-        results of the float network back. symmetric, scales: of weights whose activations stay
-        float32: with a zero point or without, and one scale for the ``tensor``, a ``channel``, or
-        so many neighbouring weights. linears: ``blocks`` leaves a transformer's low-bit linear
-        layers to ONNX Runtime's own rounding, stored as MatMulNBits.
-    """
-
-    importance: Literal[
-        "activation",
-        "l1",
-        "l2",
-        "bn_scale",
-        "fpgm",
-        "taylor",
-        "activation_mean",
-        "weight_activation",
-        "random",
-    ] = "activation"
-    importance_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
-    importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    zeros: Literal["magnitude", "gradient"] = "magnitude"
-    normalise: Literal["differential", "plain", "none"] = "differential"
-    whiten: bool = False
-    reconstruct: bool = False
-    refine: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    ranges: Literal["minmax", "percentile", "mse", "entropy"] | None = None
-    activation_ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
-    rounding: Literal["nearest", "learned"] = "nearest"
-    bias_correction: bool = True
-    symmetric: bool = True
-    linears: Literal["packed", "blocks"] = "packed"
-    scales: Literal["channel", "tensor"] | Annotated[int, Field(ge=2, le=65536)] = "channel"
+        return distinct(items)
 
 
 class RemoteSection(Section):
@@ -253,52 +190,6 @@ class SearchSection(Section):
     population: Annotated[int, Field(ge=2, le=10_000)] | None = None
 
 
-class RecoverSection(Section):
-    """Training that wins accuracy back, after the search, for the front's most promising points.
-
-    method: distil (from the original network), finetune (on the labels alone) or none.
-    epochs, minutes: when training ends, for one point, whichever comes first (default: 3 epochs).
-    top: how many points. temperature, mix: softened outputs, and their weight against the labels.
-    features: module names whose outputs are matched too, or auto: the last feature map of each
-        resolution; feature_weight: their weight.
-    optimiser, lr, momentum, weight_decay, schedule, warmup (share of the training), batch: as in
-        torch; lr absent = 0.01 for sgd, 0.001 for adamw.
-    augment: crop_flip (absent: for images), none, or ``module:callable``, ``file.py:callable``:
-        (inputs (n, ...), torch.Generator) -> inputs.
-    device: auto, cpu, cuda or cuda:1; precision: auto = bf16 where the device computes in it.
-    patience: stop after so many epochs without a better score on ``holdout`` training examples.
-    """
-
-    method: Literal["finetune", "distil", "none"] = "distil"
-    epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    top: Annotated[int, Field(ge=1, le=1000)] = 5
-    temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
-    mix: Annotated[float, Field(ge=0, le=1)] = 0.9
-    features: Literal["auto"] | Annotated[tuple[Text, ...], Several] = ()
-    feature_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0, le=100)] | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    schedule: Literal["cosine", "constant", "step"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    batch: Annotated[int, Field(ge=2, le=65_536)] = 128
-    augment: Text | None = None
-    device: Text = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    patience: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    holdout: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
-            raise PydanticCustomError("device", "write auto, cpu, cuda or cuda:1")
-        return device
-
-
 class MlflowSection(Section):
     """Where MLflow keeps the runs. experiment: absent = the job's name."""
 
@@ -348,11 +239,4 @@ class JobSections(Section):
         for item in items:
             if isinstance(item, dict) and len(item) != 1:
                 raise PydanticCustomError("one_key", "an objective is a name or one name: options")
-        return _distinct(items)
-
-
-def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    for index, item in enumerate(items):
-        if item in items[:index]:
-            raise PydanticCustomError("twin", f"{str(item)[:60]!r} is listed twice; remove one")
-    return items
+        return distinct(items)

@@ -18,12 +18,11 @@ Loss = Callable[[Tensor, Tensor], Any]
 """(outputs, targets) -> scalar: a batch's mean."""
 
 
-class Split(Protocol):
-    """A fixed, ordered set of examples."""
+class Examples(Protocol):
+    """Examples in a fixed order: what a score reads."""
 
-    name: str  # "train", "search" or "evaluate"
+    name: str  # of a split: "train", "search" or "evaluate"
     labelled: bool
-    black: Tensor | None  # a black pixel (C,) as the network gets it, where inputs are images
 
     def __len__(self) -> int: ...
 
@@ -33,6 +32,12 @@ class Split(Protocol):
         """(inputs, targets) in order: inputs (n, ...) float32, ready for the network; targets as
         the data gives them (class numbers: int64 (n,)) or None. At most ``limit`` examples."""
         ...
+
+
+class Split(Examples, Protocol):
+    """A fixed, ordered set of examples, and what training and checks need of it."""
+
+    black: Tensor | None  # a black pixel (C,) as the network gets it, where inputs are images
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """(inputs, targets) of the examples at ``rows`` (int64 (n,), any order), as in batches."""
@@ -65,7 +70,7 @@ class Score(Protocol):
 
     name: str  # the value that a search maximises: "accuracy" or "fidelity"
 
-    def measure(self, predict: Predict, split: Split, batch: int = 100) -> ScoreResult:
+    def measure(self, predict: Predict, split: Examples, batch: int = 100) -> ScoreResult:
         """Score ``predict`` on every example of ``split``."""
         ...
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from paretune.operators.compress import Compressor, apply
+from paretune.operators.apply import apply
+from paretune.operators.compress import Compressor
 from paretune.operators.fake_quantise import fake_quantise, fold_batchnorm, round_weight
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan

@@ -43,6 +43,14 @@ class SyncReport:
     uri: str
     experiment: str
 
+    @property
+    def summary(self) -> str:
+        """In one line."""
+        return (
+            f"MLflow {self.uri}, experiment {self.experiment!r}: {self.created} runs created, "
+            f"{self.updated} updated, {self.skipped} up to date"
+        )
+
 
 def sync(
     study: Study,

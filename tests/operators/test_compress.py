@@ -9,7 +9,8 @@ from small_networks import NETWORKS, build
 from torch import nn
 
 from paretune.errors import InputError
-from paretune.operators.compress import Compressor, apply
+from paretune.operators.apply import apply
+from paretune.operators.compress import Compressor
 from paretune.operators.evidence import input_rms
 from paretune.operators.factorise import factorise
 from paretune.operators.importance import channel_importance
@@ -17,7 +18,7 @@ from paretune.operators.normalise import input_moments
 from paretune.spaces.discover import discover
 from paretune.spaces.shortcut import rewrite_shortcuts
 from paretune.spaces.surgery import cut
-from paretune.tasks.sections import CompressSection
+from paretune.tasks.compress_section import CompressSection
 
 EXACT = [name for name in NETWORKS if name != "perceptron"]  # LayerNorm sees the channels that go
 

@@ -15,7 +15,7 @@ from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.targets.onnx_scales import read_scales
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
-from paretune.tasks.sections import CompressSection
+from paretune.tasks.compress_section import CompressSection
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10_resnet20.yaml"
 CASES = (

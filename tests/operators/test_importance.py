@@ -13,7 +13,7 @@ from paretune.operators.compress import Compressor
 from paretune.operators.evidence import input_rms, weight_slopes
 from paretune.operators.importance import METHODS, channel_importance, gather
 from paretune.spaces.discover import discover
-from paretune.tasks.sections import CompressSection
+from paretune.tasks.compress_section import CompressSection
 
 
 def residual_group(name: str = "a"):

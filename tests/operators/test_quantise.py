@@ -21,7 +21,7 @@ from paretune.operators.learned_rounding import learn_rounding
 from paretune.operators.quantise import quantise
 from paretune.targets.target import Bits
 from paretune.targets.uniform import to_floats, to_integers, weight_grid
-from paretune.tasks.sections import CompressSection
+from paretune.tasks.compress_section import CompressSection
 
 
 @settings(max_examples=12, deadline=None)

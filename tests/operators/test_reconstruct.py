@@ -19,7 +19,7 @@ from paretune.spaces.choices import Choices
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import METHODS
 from paretune.spaces.space import SearchSpace
-from paretune.tasks.sections import CompressSection
+from paretune.tasks.compress_section import CompressSection
 
 FIT = CompressSection(reconstruct=True, whiten=True, normalise="none")
 

@@ -15,7 +15,7 @@ from paretune.operators.augment import unchanged
 from paretune.operators.compress import Compressed, Compressor
 from paretune.operators.recover import recover
 from paretune.operators.train import Training
-from paretune.tasks.sections import RecoverSection
+from paretune.tasks.recover_section import RecoverSection
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from paretune.operators.penalty import sparsity_penalty
 from paretune.operators.sparsify import layer_shares, sparsify, stay_mask, zeros_held
 from paretune.spaces.choices import Choices
 from paretune.spaces.discover import discover
-from paretune.tasks.sections import CompressSection
+from paretune.tasks.compress_section import CompressSection
 
 
 @given(st.integers(0, 99), st.integers(1, 200), st.integers(0, 2**31))
