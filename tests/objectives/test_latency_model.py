@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_networks import residual_network
+from small_networks import build
 
 from paretune.objectives.latency_model import (
     FILE,
@@ -24,7 +24,7 @@ from paretune.targets.catalogue import make_target
 
 @pytest.fixture(scope="module")
 def problem():
-    network, example = residual_network()
+    network, example = build("residual")
     space = discover(network, example)
     return network, example, space, ShapeTable(space, network, example)
 
