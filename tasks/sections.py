@@ -97,7 +97,9 @@ class Rank(Section):
         convolutions, tucker2 for k x k ones.
     """
 
-    ratios: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] | None = None
+    ratios: (
+        Annotated[tuple[Share, ...], Field(strict=False, min_length=1, max_length=32)] | None
+    ) = None
     energy: Annotated[tuple[Share, ...], Field(strict=False, max_length=32)] = ()
     methods: Annotated[tuple[RANK_METHODS, ...], Field(strict=False, min_length=1)] | None = None
 
