@@ -124,3 +124,13 @@ class ScreeningEvaluator:
         self._screen = self._screen or self._make()
         found = self._screen.screen(plan)
         return Evaluation(plan, rung, found.values, seconds={"screen": found.seconds})
+
+    def recover(
+        self,
+        plan: CompressionPlan,
+        number: int,
+        baseline: Evaluation | None = None,
+        tell: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Evaluation:
+        """As :meth:`Evaluator.recover`."""
+        return self._evaluator.recover(plan, number, baseline, tell)

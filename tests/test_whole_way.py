@@ -51,7 +51,12 @@ def network_named(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "name",
-    ["plain", "resnet18", "mobilenet_v2", pytest.param("densenet121", marks=pytest.mark.slow)],
+    [
+        "plain",
+        "mobilenet_v2",
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        pytest.param("densenet121", marks=pytest.mark.slow),
+    ],
 )
 def test_a_plan_of_every_family_goes_the_whole_way(name: str, tmp_path: Path) -> None:
     network, example = network_named(name)
@@ -83,7 +88,7 @@ def test_a_plan_of_every_family_goes_the_whole_way(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("format", ["qoperator", "qdq"])
+@pytest.mark.parametrize("format", ["qoperator", pytest.param("qdq", marks=pytest.mark.slow)])
 def test_the_file_computes_like_the_fake_quantised_network(
     format: str, data_folder: Path, tmp_path: Path
 ) -> None:
