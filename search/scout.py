@@ -16,13 +16,13 @@ from .acquisition import Region, chances, pick
 from .guidance import Axes, Guidance, screenable
 from .guide import Focus, Guide
 from .knapsack import Floats, Ints
+from .score_curve import ScoreCurve
 
 FIRST = 4
 """The first turn screens this many times as much as the others: it also teaches the surrogate."""
 _SCREEN, _CHOICE = 1, 2  # streams of random numbers
 _ERROR = 0.01  # of a screened accuracy beside the measured one, before any trial tells
 _LATEST = 512  # screened candidates among which one is chosen
-_LATE = 24  # true results from which their own scatter is believed
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,9 @@ class Scout:
         self._each, self._seed, self._plan = each, seed, plan
         seen = screenable(objectives, guidance.table)
         self._guide = Guide(guidance, seen, constraints, seed, focus)
+        self._screened_axes = Axes(guidance, seen)
+        self._curve = ScoreCurve(self._screened_axes.base_score)
+        self._divergence: dict[bytes, float] = {}
         self._recorded: dict[tuple[int, int], Screened] = {}
         self._turn = -1  # the last turn that was opened
         self._open: dict[int, Errand] = {}  # of the turn: place -> not screened yet
@@ -140,12 +143,18 @@ class Scout:
             return None
         rng = np.random.default_rng([self._seed, number, _CHOICE])
         points, weights = self._view(rng)
-        shift, error = self._correction()
-        expected = np.array([self._candidates[key] for key in waiting]) * shift[1] + shift[0]
+        factor = self._correction()
+        curve = self._curve.with_measured(
+            (self._divergence[key], float(point[0]))
+            for n, point in sorted(self._told.items())
+            if (key := self._asked.get(n, b"")) in self._divergence
+        )
+        error = max(0.002, curve.scatter(_ERROR))
+        expected = self._expected(waiting, factor, curve)
         pending = [k for n, k in self._asked.items() if n not in self._told]
         pending = [k for k in pending if k in self._candidates]
         if pending:
-            flying = np.array([self._candidates[key] for key in pending]) * shift[1] + shift[0]
+            flying = self._expected(pending, factor, curve)
             sure = chances(flying[:, 0], np.full(len(flying), error), flying[:, 1:], points)
             weights = weights * np.prod(1.0 - sure, axis=0)
         chance = chances(expected[:, 0], np.full(len(waiting), error), expected[:, 1:], points)
@@ -175,26 +184,34 @@ class Scout:
             self._region = self._guide.fresh_region()
         return self._region.view(rng)
 
-    def _correction(self) -> tuple[tuple[Floats, Floats], float]:
-        """(shift, factor) of screened points and the error of their loss, from told trials that
-        were screened: a median for the loss, a ratio of medians for the other axes."""
-        axes = self._true_axes.count
-        shift, factor = np.zeros(axes), np.ones(axes)
+    def _expected(self, keys: Sequence[bytes], factor: Floats, curve: ScoreCurve) -> Floats:
+        """(n, axes) of screened candidates, as measuring them would give."""
+        out = np.array([self._candidates[key] for key in keys]) * factor
+        known = [i for i, key in enumerate(keys) if key in self._divergence]
+        out[known, 0] = curve.loss(np.array([self._divergence[keys[i]] for i in known]))
+        return out
+
+    def _correction(self) -> Floats:
+        """Factors (axes,) from screened to true costs: ratios of medians over told trials that
+        were screened."""
+        factor = np.ones(self._true_axes.count)
         both = [
             (self._candidates[self._asked[n]], point)
             for n, point in sorted(self._told.items())
             if self._asked.get(n) in self._candidates
         ]
-        if len(both) < 4:
-            return (shift, factor), _ERROR
-        screened, true = np.array([s for s, _ in both]), np.array([t for _, t in both])
-        near = screened[:, 0] < max(0.1, float(np.median(screened[:, 0])))
-        off = true[near, 0] - screened[near, 0]
-        shift[0] = float(np.median(off))
-        factor[1:] = np.median(true[:, 1:] / np.maximum(screened[:, 1:], 1e-9), axis=0)
-        scatter = float(np.median(np.abs(off - shift[0]))) * 1.4826
-        share = min(1.0, len(both) / _LATE)
-        return (shift, factor), max(0.002, (1 - share) * _ERROR + share * scatter)
+        if len(both) >= 4:
+            screened, true = np.array([s for s, _ in both]), np.array([t for _, t in both])
+            factor[1:] = np.median(true[:, 1:] / np.maximum(screened[:, 1:], 1e-9), axis=0)
+        return factor
+
+    def _averaged(self, values: Mapping[str, float]) -> dict[str, float]:
+        """A screened candidate's values with the score that its divergence stands for."""
+        score, divergence = self._screened_axes.score, values.get("divergence")
+        if score not in values or divergence is None or score == "divergence":
+            return dict(values)
+        loss = float(self._curve.loss(np.array(divergence)))
+        return {**values, score: self._screened_axes.base_score - loss}
 
     def _proposals(self, turn: int) -> list[Ints]:
         """The candidates of a turn: as recorded, where all of them are, else proposed (anew)."""
@@ -209,15 +226,22 @@ class Scout:
         """Learn the outcomes of a complete turn, in the order of their places."""
         if self._open:
             return
-        for place in sorted(self._found):
-            row = self._found[place]
+        rows = [self._found[place] for place in sorted(self._found)]
+        for row in rows:
+            loss = None if row.values is None else self._screened_axes.loss(row.values)
+            if loss is not None and row.values is not None and "divergence" in row.values:
+                self._curve.add(row.values["divergence"], loss)
+        for row in rows:
             if row.values is None:
                 continue
             genotype = self._row(row.params)
-            point = self._guide.point(row.values)
+            values = self._averaged(row.values)
+            point = self._guide.point(values)
             if point is not None:
                 self._twins.setdefault(self._plan(row.params).fingerprint, row)
-                self._guide.learn(self._learnt, genotype, row.values)
+                self._guide.learn(self._learnt, genotype, values)
+                if "divergence" in values:
+                    self._divergence[genotype.tobytes()] = values["divergence"]
                 self._candidates[genotype.tobytes()] = point
                 self._learnt += 1
         self._found.clear()

@@ -67,7 +67,7 @@ class Surrogate:
         x = np.concatenate([predicted, prior])
         y = np.concatenate([loss, score * (1 - np.exp(-_DECAY * prior))])
         trust = np.concatenate([np.ones(len(loss)), np.full(len(prior), _PRIOR)])
-        knots = _curve(x, y, trust)
+        knots = fitted_curve(x, y, trust)
         return cls(damage, weights, knots, _errors(loss, np.interp(predicted, *knots)))
 
     def divergence(self, genotypes: Ints) -> Floats:
@@ -112,7 +112,7 @@ def _weights(features: Floats, divergence: Floats) -> Floats:
     return np.asarray(lsq_linear(triangle, goal, bounds=(_LOW, _HIGH), method="bvls").x)
 
 
-def _curve(x: Floats, y: Floats, trust: Floats) -> tuple[Floats, Floats]:
+def fitted_curve(x: Floats, y: Floats, trust: Floats) -> tuple[Floats, Floats]:
     """Knots of the rising curve: the centre of each level that isotonic regression finds."""
     order = np.lexsort((y, x))
     fitted = isotonic_regression(y[order], weights=trust[order])

@@ -1,0 +1,65 @@
+"""What a divergence says of the score: a curve learned from all candidates, not the best ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import numpy as np
+
+from .knapsack import Floats
+from .surrogate import fitted_curve
+
+_TRUE = 10.0  # a measured score counts as much as so many screened ones
+_PRIOR = 2.0
+_DECAY = 0.15  # a network's score falls like exp(-0.15 divergence) before anything else is known
+
+
+class ScoreCurve:
+    """Loss of score by divergence, by isotonic regression over everything screened and measured.
+
+    A hundred examples tell a candidate's divergence well and its score badly: among many
+    candidates those that look best were lucky. Averaged over candidates of like divergence, the
+    luck goes; what was measured for real corrects the rest.
+
+    score: the unchanged network's.
+    """
+
+    def __init__(self, score: float) -> None:
+        grid = np.concatenate([[0.0], np.geomspace(0.01, 8.0, 16)])
+        self._x = list(grid)
+        self._y = list(score * (1 - np.exp(-_DECAY * grid)))
+        self._trust = [_PRIOR] * len(grid)
+        self._knots: tuple[Floats, Floats] | None = None
+        self._residuals: list[tuple[float, float]] = []
+
+    def add(self, divergence: float, loss: float, measured: bool = False) -> None:
+        """One candidate's screened divergence, and its loss of score as screened or measured."""
+        self._x.append(divergence)
+        self._y.append(loss)
+        self._trust.append(_TRUE if measured else 1.0)
+        self._knots = None
+        if measured:
+            self._residuals.append((divergence, loss))
+
+    def with_measured(self, pairs: Iterable[tuple[float, float]]) -> ScoreCurve:
+        """A copy that also knows measured (divergence, loss)."""
+        out = copy.copy(self)
+        out._x, out._y, out._trust = list(self._x), list(self._y), list(self._trust)
+        out._residuals = []
+        for divergence, loss in pairs:
+            out.add(divergence, loss, measured=True)
+        return out
+
+    def loss(self, divergence: Floats) -> Floats:
+        """The expected loss of score, never falling."""
+        if self._knots is None:
+            self._knots = fitted_curve(np.array(self._x), np.array(self._y), np.array(self._trust))
+        return np.asarray(np.interp(divergence, *self._knots))
+
+    def scatter(self, floor: float) -> float:
+        """Standard error of a prediction, from measured candidates; ``floor`` until there are 8."""
+        if len(self._residuals) < 8:
+            return floor
+        x, y = np.array(self._residuals).T
+        return float(np.sqrt(np.mean((y - self.loss(x)) ** 2)))
