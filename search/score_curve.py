@@ -10,7 +10,7 @@ import numpy as np
 from .knapsack import Floats
 from .surrogate import fitted_curve
 
-_TRUE = 10.0  # a measured score counts as much as so many screened ones
+_TRUE = 50.0  # a measured score counts as much as so many screened ones: they share their images
 _PRIOR = 2.0
 _DECAY = 0.15  # a network's score falls like exp(-0.15 divergence) before anything else is known
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from paretune.objectives.sensitivity_page import sensitivity_page, sensitivity_r
 from paretune.operators.normalise import input_moments, reestimating
 from paretune.tasks.job import load_job
 
-JOB = {
+JOB: dict[str, Any] = {
     "name": "sensitivity",
     "task": {
         "model": "paretune.tasks.vision:plain_cnn",
@@ -116,8 +117,8 @@ def test_a_small_budget_interpolates(screen: Screen, table: Sensitivity) -> None
 
 
 def test_another_network_has_a_table_of_its_own(screen: Screen, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    other = Screen.for_problem(Problem.from_job(load_job(JOB)), tmp_path)
+    task = {**JOB["task"], "model_args": {**JOB["task"]["model_args"], "width": 12}}
+    other = Screen.for_problem(Problem.from_job(load_job({**JOB, "task": task})), tmp_path)
     first, second = measure(screen, 1.0, tmp_path), measure(other, 1.0, tmp_path)
     assert first.key != second.key
     assert len(list(tmp_path.glob("sensitivity-*.jsonl"))) == 2
