@@ -115,7 +115,10 @@ def stored(ask):
     return Ask(ask.number, plan, *kept[:3], tuple(kept[3]), ask.parent)
 
 
-@pytest.mark.parametrize("constraints", [(), ("accuracy >= 0.85", "macs < 1e9")])
+@pytest.mark.parametrize(
+    "constraints",
+    [(), pytest.param(("accuracy >= 0.85", "macs < 1e9"), marks=pytest.mark.slow)],
+)
 def test_interrupted_equals_uninterrupted(emulated, network, guidance, constraints):
     whole = asks_of(emulated, network, guidance, 26, constraints=constraints)
     assert len(set(whole)) == 26
