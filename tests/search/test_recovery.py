@@ -74,7 +74,7 @@ def test_a_finished_search_is_recovered(job, tmp_path):
                 point = study.front()[row.number]
                 assert point.parent == row.parent and point.rung == "confirm"
         gains = [r.evaluation.values["accuracy"] - first[r.parent].values["accuracy"] for r in rows]
-        # the search left little to win back here; how much training wins is tested with the operator
+        # the search left little to win back here; what training wins is tested with the operator
         assert max(gains) > 0 and min(gains) > -0.01
         check_weights(study, max(rows, key=lambda r: r.evaluation.values["accuracy"]))
     assert heard.kinds().count("recovered") == 2
