@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +18,10 @@ import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import nn
 
-from ..errors import CandidateError, EnvironmentFault
+from ..errors import CandidateError
 from .onnx_graph import rename, rows, simplify, strip
 from .onnx_session import run_once
+from .whole_file import write_bytes
 
 OPSET = 17
 MOST_BYTES = 2**31 - 2**20  # protobuf's limit of one file, less some room
@@ -70,24 +70,7 @@ def write_model(model: ModelProto, path: Path) -> None:
         raise CandidateError(
             f"export: the file would have {model.ByteSize()} bytes; ONNX ends at 2 GB"
         )
-    data = model.SerializeToString(deterministic=True)
-    part: str | None = None
-    try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        raise EnvironmentFault(
-            f"{path}: cannot be written ({error.strerror}); free space?"
-        ) from error
-    finally:
-        if part is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)
+    write_bytes(path, model.SerializeToString(deterministic=True))
 
 
 def _layer_calls(network: nn.Module, example: torch.Tensor) -> list[_Call]:
