@@ -1,4 +1,4 @@
-"""The exported files of a running search: those of the front stay, the rest go."""
+"""The exported files of a search: the front's and the recovered points' stay, the rest go."""
 
 from __future__ import annotations
 
@@ -30,10 +30,15 @@ class Exports:
             self._study.drop_artifacts(kept)
 
     def _wanted(self) -> set[str]:
-        """sha256 of the files of the front and the baseline; empty while there is no front."""
+        """sha256 of the files of the front, the baseline and every recovered point, whose training
+        cost minutes; empty while there is no front."""
         front = {point.number for point in self._study.measured_front()}
         baselines = [self._study.baseline_at(rung) for rung in ("measure", "confirm")]
         found = [e for e in baselines if e is not None] if front else []
-        found += [row.evaluation for row in self._study.rows() if row.number in front]
+        found += [
+            row.evaluation
+            for row in self._study.rows()
+            if row.number in front or row.parent is not None
+        ]
         files = {f.sha256 for e in found if e.artifact is not None for f in e.artifact.files}
         return files | {weights.sha256 for e in found if (weights := e.weights) is not None}

@@ -74,7 +74,8 @@ def write_program(network: nn.Module, example: torch.Tensor) -> bytes:
             raise ProgramError(f"{node.op} {node.name!r} cannot be written")
         place[node] = len(rows)
         rows.append(row)
-    data: bytes = save(tensors, {"version": VERSION, "program": json.dumps(rows)})
+    # one entry only: safetensors writes several in an order that changes from call to call
+    data: bytes = save(tensors, {"program": json.dumps({"version": VERSION, "rows": rows})})
     return data
 
 
@@ -83,8 +84,9 @@ def read_program(data: bytes, device: str = "cpu") -> fx.GraphModule:
     try:
         length = int.from_bytes(data[:8], "little")
         notes = json.loads(data[8 : 8 + length])["__metadata__"]
-        tensors, rows = load(data), json.loads(notes["program"])
-        if notes["version"] != VERSION or not 0 < len(rows) <= MOST_NODES:
+        tensors, program = load(data), json.loads(notes["program"])
+        rows = program["rows"]
+        if program["version"] != VERSION or not 0 < len(rows) <= MOST_NODES:
             raise ProgramError("not a torch program of this version")
         return _built(rows, {k: v.to(device) for k, v in tensors.items()}, device)
     except ProgramError:

@@ -50,7 +50,7 @@ def test_a_transformer_survives_the_file() -> None:
 )
 def test_a_file_cannot_name_anything_else(row: dict[str, object]) -> None:
     rows = [{"input": 0}, row, {"output": {"node": 1}}]
-    data = save({"t0": torch.zeros(1)}, {"version": "1", "program": json.dumps(rows)})
+    data = save({"t0": torch.zeros(1)}, {"program": json.dumps({"version": "1", "rows": rows})})
     with pytest.raises(ProgramError):
         read_program(data)
 
