@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..deploy.pull import pull
+from ..deploy.report import print_bundle
 from ..objectives.wording import legible
 from ..tasks.load import load_task
-from .report import print_bundle, print_front
+from .report import print_front
 from .run import Search
 
 EPOCHS = 12

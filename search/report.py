@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: the space, the front, the delivered bundle."""
+"""What a person reads in the terminal: the space and the front."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..deploy.bundle import Bundle
 from ..errors import InputError, NothingMeetsError
 from ..objectives.expression import Expression
 from ..objectives.front import ParetoFront
@@ -178,23 +177,3 @@ def front_text(study: Study, where: str | None, format: str, everything: bool) -
         for line in differences(front):
             console.print(line, highlight=False, markup=False)
     return str(captured.get())
-
-
-def print_bundle(bundle: Bundle, register: str | None, alias: str | None) -> None:
-    """What was delivered, in a few lines."""
-    console = Console()
-    manifest = bundle.manifest
-    values, base = manifest["values"], manifest["baseline"]
-    console.print(f"[bold]Delivered[/] {bundle.model}: {manifest['summary']}", highlight=False)
-    for name in ("accuracy", "fidelity", "size_bytes", "latency_ms"):
-        if name in values:
-            was = f" (baseline {legible(name, base[name])})" if name in base else ""
-            console.print(
-                f"  {label(name):<10} {legible(name, values[name])}{was}", highlight=False
-            )
-    if manifest["remeasured"]:
-        console.print(f"  [yellow]{manifest['remeasured']}[/]")
-    else:
-        console.print("  verified: sha256 and score are the recorded ones")
-    if register:
-        console.print(f"  registered as {register}" + (f"@{alias}" if alias else ""))

@@ -1,0 +1,64 @@
+"""Commands that deliver: a chosen point as a bundle, a plan as a torch network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..errors import InputError
+from ..trackers.commands import Where
+
+app = typer.Typer()
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(metavar="DIR|mlflow:RUN_ID", help="Where from.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write the model to.")],
+    where: Where = None,
+    best: Annotated[Optional[str], typer.Option(help="Value to be best in.")] = None,  # noqa: UP045
+    trial: Annotated[Optional[int], typer.Option(min=-1, help="This trial.")] = None,  # noqa: UP045
+    register: Annotated[
+        Optional[str], typer.Option(help="Also register it in MLflow under this name.")  # noqa: UP045
+    ] = None,
+    alias: Annotated[Optional[str], typer.Option(help="Registry alias, e.g. champion.")] = None,  # noqa: UP045
+    uri: Annotated[Optional[str], typer.Option(help="MLflow's address.")] = None,  # noqa: UP045
+    verify: Annotated[bool, typer.Option(help="Run the file again before delivering.")] = True,
+    format: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Also for these runtimes: onnx,openvino,executorch."),
+    ] = None,
+) -> None:
+    """Deliver the chosen point: model, plan, manifest and model card, verified."""
+    from .pull import pull as deliver
+    from .report import print_bundle
+
+    if alias is not None and register is None:
+        raise InputError("--alias", f"{alias!r} needs a registered name", "add --register NAME")
+    bundle = deliver(
+        source,
+        to,
+        where=where,
+        best=best,
+        trial=trial,
+        verify=verify,
+        register=register,
+        alias=alias,
+        uri=uri,
+        formats=[name.strip() for name in (format or "").split(",") if name.strip()],
+    )
+    print_bundle(bundle, register, alias)
+
+
+@app.command()
+def apply(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="A plan.")],
+    job: Annotated[Path, typer.Option(help="The job file: network, weights, data.")],
+    to: Annotated[Path, typer.Option("--to", help="Write the weights here (.safetensors).")],
+) -> None:
+    """Rebuild a plan's compressed torch network and write its weights."""
+    from .apply import apply_plan
+
+    typer.echo(apply_plan(plan, job, to))

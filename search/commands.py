@@ -1,0 +1,116 @@
+"""Commands that search, and that show what was found."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from ..trackers.commands import Folder, Where
+
+app = typer.Typer()
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+Format = StrEnum("Format", "table csv json html")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("paretune-quickstart"),
+    trials: Annotated[int, typer.Option(min=5, max=500, help="Plans to try.")] = 30,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 2,
+) -> None:
+    """Embedded demo, no download: train a small CNN, search, show the front, deliver a model."""
+    from .quickstart import run_quickstart
+
+    run_quickstart(out, trials, workers)
+
+
+@app.command()
+def discover(job: JobFile) -> None:
+    """The search space: a row per channel group and layer, and its size."""
+    from ..objectives.problem import Problem
+    from ..tasks.job import load_job
+    from .report import print_space
+
+    print_space(Problem.from_job(load_job(job)).space)
+
+
+@app.command()
+def sensitivity(
+    job: JobFile,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write a heat map (.html) or the table (.csv)."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=1, help="Spend at most this many screened candidates.")
+    ] = 1000.0,
+) -> None:
+    """What each single option damages and saves: a table, and a heat map with --out FILE.html."""
+    from .report import report_sensitivity
+
+    report_sensitivity(job, out, budget)
+
+
+@app.command()
+def search(
+    job: JobFile,
+    trials: Annotated[
+        Optional[int], typer.Option(min=1, help="Plans to try (default: the job's).")  # noqa: UP045
+    ] = None,
+    timeout: Annotated[
+        Optional[float], typer.Option(min=0.01, help="Stop after this many minutes.")  # noqa: UP045
+    ] = None,
+    workers: Annotated[
+        Optional[int], typer.Option(min=1, max=64, help="Worker processes.")  # noqa: UP045
+    ] = None,
+    sampler: Annotated[Optional[str], typer.Option(help="guided, nsga2, tpe, gp ...")] = None,  # noqa: UP045
+    patience: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Stop when the hypervolume grew by <= 0.1 % over so many trials."),
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Seed of the sampler.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path], typer.Option(help="Study folder; an existing one is resumed.")  # noqa: UP045
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the result.")] = False,
+) -> None:
+    """Search for the front; an existing study folder is resumed."""
+    from .report import print_front
+    from .run import Search
+
+    run = Search(
+        job,
+        out,
+        trials=trials,
+        timeout=timeout,
+        workers=workers,
+        sampler=sampler,
+        seed=seed,
+        patience=patience,
+    )
+    with run.run(display="quiet" if quiet else "auto") as study:
+        print_front(study.front(), study.folder)
+
+
+@app.command()
+def front(
+    folder: Folder,
+    where: Where = None,
+    format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
+    everything: Annotated[bool, typer.Option("--all", help="All measured points.")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Write to this file.")] = None,  # noqa: UP045
+) -> None:
+    """The Pareto front of a study, as a table, CSV, JSON or an HTML page."""
+    from ..trackers.study import Study
+    from .report import front_text
+
+    with Study.open(folder) as study:
+        text = front_text(study, where, format.value, everything)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))
