@@ -13,7 +13,8 @@ class CompressSection(Section):
     """HOW a plan is carried out, for all layers alike.
 
     importance: which channels stay: activation (what they contribute to their readers), l1, l2,
-        bn_scale, fpgm, taylor, activation_mean, weight_activation or random.
+        bn_scale, fpgm, taylor, activation_mean, weight_activation, obs (which the others can stand
+        in for once layers are refitted; see reconstruct) or random.
     importance_mix: weight_activation: from weights alone (0) to activations alone (1).
     importance_seed: random: the draw.
     zeros: which weights become zero: the smallest (magnitude), or the smallest weight times
@@ -44,14 +45,15 @@ class CompressSection(Section):
         "taylor",
         "activation_mean",
         "weight_activation",
+        "obs",
         "random",
-    ] = "activation"
+    ] = "obs"
     importance_mix: Annotated[float, Field(ge=0, le=1)] = 0.5
     importance_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     zeros: Literal["magnitude", "gradient"] = "magnitude"
     normalise: Literal["differential", "plain", "none"] = "differential"
-    whiten: bool = False
-    reconstruct: bool = False
+    whiten: bool = True
+    reconstruct: bool = True
     refine: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     ranges: Literal["minmax", "percentile", "mse", "entropy"] | None = None
     activation_ranges: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
