@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..objectives.page import write_page
 from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
 from ..tasks.job import Job, load_job
-from ..trackers.layout import DATABASE
+from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
 from .display import Opening, make_display
 from .driver import Budget, Driver
@@ -35,7 +35,7 @@ class Search:
     job: a :class:`Job`, the path of a job file, or the same as a mapping.
     out: the study folder (default ``studies/<job's name>``).
     trials, timeout (minutes), workers, sampler, seed, patience (trials), screen (candidates a
-        trial): instead of the job's own.
+        trial), storage (``postgresql://user@host/database``): instead of the job's own.
 
     Whatever can be checked without loading the network is checked at once.
     Raises InputError naming the job's line.
@@ -56,6 +56,7 @@ class Search:
         seed: int | None = None,
         patience: int | None = None,
         screen: int | None = None,
+        storage: str | None = None,
     ) -> None:
         given: dict[str, Any] = {
             "patience": None if patience is None else {"trials": patience},
@@ -66,12 +67,16 @@ class Search:
             "sampler": sampler,
             "seed": seed,
         }
-        self.job = _with_options(load_job(job), {k: v for k, v in given.items() if v is not None})
+        self.job = _with_options(
+            load_job(job), {k: v for k, v in given.items() if v is not None}, storage
+        )
         self.folder = Path(out) if out is not None else Path("studies") / _folder(self.job.name)
         check_sampler(self.job.search.sampler, self.job.where("search.sampler"))
         parse_objectives(self.job)
         parse_constraints(self.job)
         parse_targets(self.job)
+        self._place = Place.of_job(self.folder, self.job.to_json(), self.job.name)
+        self._place.check()
 
     def run(self, display: str = "auto", listeners: Sequence[Listener] = ()) -> Study:
         """Search until the budget is spent, measure the front again, write it down; the study.
@@ -165,13 +170,15 @@ class Search:
     def _open(self) -> tuple[Study, Problem]:
         """The study, open for writing, and the job made concrete; nothing is written before the
         job proved good."""
-        if not (self.folder / DATABASE).exists():
+        place = self._place
+        if not place.holds_study():
             problem = Problem.from_job(self.job)
             return self._create(problem), problem
-        study = Study.open(self.folder, write=True)
+        study = Study.open(place, write=True)
         try:
             changed = study.changed(self.job.to_json())
-            if changed and study.baseline is None and not study.asks():
+            fresh = place.storage is None and study.baseline is None and not study.asks()
+            if changed and fresh:
                 study.close()  # nothing was measured yet: nothing is lost
                 for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                     (self.folder / name).unlink(missing_ok=True)
@@ -180,7 +187,9 @@ class Search:
                 raise InputError(
                     str(self.folder),
                     f"holds a search of another job: {', '.join(changed)} differ",
-                    f"name another folder, or go on with {self.folder / 'job.yaml'}",
+                    f"name another folder, or go on with {self.folder / 'job.yaml'}"
+                    if place.storage is None
+                    else f"give this job another name than {self.job.name!r}",
                 )
             problem = Problem.from_job(self.job)
             study.set_job(self.job.to_json())
@@ -220,13 +229,16 @@ class Search:
         return Pool(factory, settings, workers, search.deadline, memory)
 
 
-def _with_options(job: Job, given: Mapping[str, Any]) -> Job:
+def _with_options(job: Job, given: Mapping[str, Any], storage: str | None) -> Job:
     """The job with some of its search options replaced, checked like the job itself."""
-    if not given:
+    if not given and storage is None:
         return job
     data = job.to_json()
-    checked = load_job({**data, "search": {**data["search"], **given}})
-    return job.model_copy(update={"search": checked.search})
+    data["search"] = {**data["search"], **given}
+    if storage is not None:
+        data["tracker"] = {**(data.get("tracker") or {}), "storage": storage}
+    checked = load_job(data)
+    return job.model_copy(update={"search": checked.search, "tracker": checked.tracker})
 
 
 def _write_front(study: Study) -> None:

@@ -197,10 +197,13 @@ def test_only_its_owner_can_read_the_database(tmp_path, recorded):
 
 
 def test_every_commit_reaches_the_disk(tmp_path, recorded):
-    with recorded.new_study(tmp_path / "s") as study, study._tables.write() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
+    with recorded.new_study(tmp_path / "s") as study:
+        names = ("journal_mode", "synchronous", "busy_timeout")
+
+        def settings(connection):
+            return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+
+        assert study._tables.write(settings) == ["wal", 2, 60_000]
 
 
 def test_a_folder_with_other_files_or_a_study_is_refused(tmp_path, recorded):
