@@ -22,7 +22,7 @@ from .pgpass import password_for
 T = TypeVar("T")
 PATIENCE_S = 300.0  # that a server may be away while a search is running
 WHERE = "tracker.storage"
-_CONNECT_S = 8.0
+_CONNECT_S, _ANSWER_S = 8.0, 60.0
 _LOCK = 0x70617265  # "pare": the class of our advisory locks
 _LOST = re.compile(r"^(08|57P)")  # SQLSTATEs of connections that were or are being closed
 _HOLDER = """
@@ -149,16 +149,16 @@ class Server:
             raise InputError(
                 WHERE, "pg8000 is not installed", "pip install 'paretune[postgresql]'"
             ) from None
+        socket.create_connection((self._to["host"], self._to["port"]), _CONNECT_S).close()
         secret = password_for(**self._to)
         context = _tls(self._tls)
         common = {**self._to, "password": secret, "application_name": self._me}
         try:
-            connection = dbapi.connect(**common, ssl_context=context, timeout=_CONNECT_S)
+            connection = dbapi.connect(**common, ssl_context=context, timeout=_ANSWER_S)
         except dbapi.InterfaceError as error:
             if self._tls != "prefer" or "refuses SSL" not in str(error):
                 raise
-            connection = dbapi.connect(**common, timeout=_CONNECT_S)
-        connection._usock.settimeout(60.0)  # a statement; connecting had its own
+            connection = dbapi.connect(**common, timeout=_ANSWER_S)
         _settle(connection, f'SET search_path TO "{self.schema}"')
         return connection
 

@@ -284,15 +284,3 @@ def test_what_makes_it_another_job(tmp_path, recorded):
     with Study.open(tmp_path / "s") as study:
         assert study.job == same
     assert "trials: 500" in (tmp_path / "s" / "job.yaml").read_text()
-
-
-def test_another_database_can_hold_the_study(tmp_path, recorded):
-    url = f"sqlite:///{tmp_path}/elsewhere.db"
-    given = {"name": "x", "objectives": recorded.objectives(), "storage": url}
-    with Study.create(tmp_path / "s", recorded.JOB, **given) as study:
-        study.add(BASELINE, recorded.baseline())
-        recorded.run_trial(study, 0)
-    with Study.open(tmp_path / "s", storage=url) as study:
-        assert len(study.rows()) == 1
-    with pytest.raises(InputError, match="holds a study already"):
-        Study.create(tmp_path / "s2", recorded.JOB, **given)
