@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..errors import EnvironmentFault
 from ..objectives.evaluation import Artifact, Evaluation
@@ -50,6 +51,13 @@ class StudyFiles:
             except (OSError, EnvironmentFault) as error:
                 return str(error)
         return None if stored.sha256 == expected.sha256 else "it was damaged on its way"
+
+
+def files_actor(folder: Path) -> Any:
+    """The actor for the study in ``folder``, on this node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    placed = StudyFiles.options(scheduling_strategy=here)  # type: ignore[attr-defined]
+    return placed.remote(str(folder.resolve()))
 
 
 class WorkerFolder:

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
-
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 
 from ..errors import EnvironmentFault, ParetuneError
 from ..objectives.evaluation import Artifact, Evaluation
 from ..spaces.plan import CompressionPlan
 from .jobs import Result, WorkerJob
-from .ray_worker import PLAN, PlanTrial, Site
+from .ray_tune import FINISHED, Bundles, run_trials
+from .ray_worker import PLAN, Site
 from .worker import rebuilt
 
 MOST_LOST = 3  # trials in a row whose actors die before any plan was tried
 MOST_SCREENED = 8  # candidates screened in one trial
-_SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "100000",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
 
 
 class RayPool:
@@ -53,7 +41,7 @@ class RayPool:
         training: Mapping[str, float] | None = None,
     ) -> None:
         self._site, self.workers = site, workers
-        self._bundles = _Bundles(dict(resources), dict(training or resources))
+        self._bundles = Bundles(dict(resources), dict(training or resources))
         self._change = threading.Condition()
         self._queue: deque[WorkerJob] = deque()
         self._at_work: dict[str, list[WorkerJob]] = {}  # Tune's trial id -> its jobs
@@ -121,6 +109,11 @@ class RayPool:
             self._thread.join(timeout=30.0)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the pool is closed, or about to be."""
+        return self._closed
+
     def __enter__(self) -> RayPool:
         return self
 
@@ -134,7 +127,7 @@ class RayPool:
             while not self._closed and not self._queue and not self._at_work:
                 self._change.wait(1.0)
             if self._closed:
-                return str(Searcher.FINISHED)
+                return FINISHED
             if not self._queue or len(self._at_work) >= self.workers:
                 return None
             jobs = [self._queue.popleft()]
@@ -180,122 +173,12 @@ class RayPool:
     def _run(self) -> None:
         """Ray Tune's loop, until the pool is closed."""
         try:
-            os.environ.update(_SETTINGS, TUNE_MAX_PENDING_TRIALS_PG=str(self.workers))
-            trainable = tune.with_resources(
-                tune.with_parameters(PlanTrial, site=self._site), self._bundles
-            )
-            tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=_Suggestions(self),
-                    scheduler=_Warm(self.workers),
-                    num_samples=-1,
-                    reuse_actors=True,
-                    trial_name_creator=_name,
-                    trial_dirname_creator=_name,
-                ),
-                run_config=tune.RunConfig(
-                    storage_path=self._scratch,
-                    name="search",
-                    stop=_Stop(self),
-                    failure_config=tune.FailureConfig(max_failures=1),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                    verbose=0,
-                ),
-            ).fit()
+            run_trials(self, self._site, self.workers, self._bundles, self._scratch)
         except Exception as error:
             self._end(f"Ray Tune ended: {' '.join(str(error).split())[:500]}")
-        else:
-            self._end("Ray Tune ended by itself")
 
     def _end(self, why: str) -> None:
         with self._change:
             if not self._closed and self._fatal is None:
                 self._fatal = EnvironmentFault(why)
             self._change.notify_all()
-
-
-@dataclass(frozen=True)
-class _Bundles:
-    """What a trial's actor holds: ``training`` while a plan is trained, else ``resources``."""
-
-    resources: Mapping[str, float]
-    training: Mapping[str, float]
-
-    def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        trains = PLAN in config and json.loads(config[PLAN])[0]["rung"] == "recover"
-        return tune.PlacementGroupFactory([dict(self.training if trains else self.resources)])
-
-
-class _OfPool:
-    """A part of Tune's settings that belongs to a pool: Tune copies and pickles its settings (to
-    restore a run, which is never done here), and there is one pool."""
-
-    _pool: RayPool
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _OfPool:
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Suggestions(_OfPool, Searcher):  # type: ignore[misc]
-    """Tune's way to the plans that the driver asked the study for."""
-
-    def __init__(self, pool: RayPool) -> None:
-        super().__init__()
-        self._pool = pool
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        return self._pool.suggest(trial_id)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "told" in result:
-            self._pool.hear(trial_id, result)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        self._pool.complete(trial_id, result, error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study on disk is what a search goes on from."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see :meth:`save`."""
-
-
-class _Warm(FIFOScheduler):  # type: ignore[misc]
-    """First in, first out; and idle actors are kept, as what they have loaded is expensive."""
-
-    def __init__(self, workers: int) -> None:
-        super().__init__()
-        self._workers, self._known = workers, set[Any]()
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if trial.placement_group_factory not in self._known:
-            self._known.add(trial.placement_group_factory)
-            cache = getattr(tune_controller, "_actor_cache", None)
-            if cache is not None:  # without it Tune keeps fewer idle actors: slower, not wrong
-                cache.increase_max(trial.placement_group_factory, self._workers)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Whatever is pending, in Tune's own order."""
-
-
-class _Stop(_OfPool, tune.Stopper):  # type: ignore[misc]
-    """Ends the run, with what is at work, when the pool is closed."""
-
-    def __init__(self, pool: RayPool) -> None:
-        self._pool = pool
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._pool._closed
-
-
-def _name(trial: Any) -> str:
-    return str(trial.trial_id)
