@@ -3,6 +3,8 @@ device and its workers."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from ..tasks.job import Job
 from ..tasks.travel import pack_task
 from ..trackers.study import Study
 from .jobs import Workers
+from .luggage import pack_code
 from .on_device import needs_device, on_device
+from .wheel import build_wheel
 
 EVALUATOR = "paretune.search.on_device:ClusterEvaluator.from_job"
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray where a submitted job runs
 _SMALL_BYTES = 1 << 20
 _DEVICE_START_S = 120.0
 
@@ -34,7 +39,9 @@ class Cluster:
 
         self._job, self._device = job, None
         wanted = job.cluster
-        connect(address)
+        with tempfile.TemporaryDirectory(prefix="paretune-cluster-") as scratch:
+            self._code, runtime_env = _luggage(job, Path(scratch))
+            connect(address, runtime_env)
         try:
             check_resources("cluster.resources", ray_names(wanted.resources), job.where)
             if wanted.training:
@@ -93,6 +100,7 @@ class Cluster:
             _small_files(self._study.folder),
             self._shared,
             self._device,
+            self._code,
         )
         return RayPool(site, count, ray_names(held.resources), training)
 
@@ -107,6 +115,20 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _luggage(job: Job, scratch: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """(where the job's code is to be found in a worker's directory, Ray's runtime environment).
+
+    In a submitted job both are there already: the job's folder is the working directory.
+    """
+    if _SUBMITTED in os.environ:
+        return {str(job.folder): "."}, {}
+    for name in ("code", "wheel"):
+        (scratch / name).mkdir()
+    code = pack_code(job, scratch / "code")
+    wheel = build_wheel(scratch / "wheel")
+    return code, {"working_dir": str(scratch / "code"), "py_modules": [str(wheel)]}
 
 
 def _as_array(content: bytes) -> Any:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from ..errors import InputError
 
@@ -13,8 +14,11 @@ REACH_S = 3.0  # to find out whether anything listens
 WHERE = "--ray"
 
 
-def connect(address: str) -> None:
-    """Connect this process to the cluster at ``auto`` or ``host:port``."""
+def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
+    """Connect this process to the cluster at ``auto`` or ``host:port``.
+
+    runtime_env: what its workers get, as Ray takes it.
+    """
     try:
         import ray
     except ImportError as error:
@@ -30,6 +34,7 @@ def connect(address: str) -> None:
     try:
         ray.init(
             address=address,
+            runtime_env=dict(runtime_env or {}),
             logging_level=logging.ERROR,
             log_to_driver=False,
             configure_logging=False,

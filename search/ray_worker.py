@@ -4,9 +4,9 @@ raises."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +15,7 @@ from ray import tune
 from ..errors import EnvironmentFault, ParetuneError
 from ..objectives.evaluation import Evaluation
 from .jobs import Result, WorkerJob
+from .luggage import unpacked
 from .pool import Pool
 from .ray_files import WorkerFolder, files_of
 from .worker import described
@@ -30,8 +31,8 @@ class Site:
     factory, kwargs, deadline_s, memory_bytes: as :class:`.pool.Pool` takes them. study: its id.
     files: the :class:`.ray_files.StudyFiles` actor; None: the evaluator writes no files.
     small: small files of the study folder, by name. shared: the network and the decoded data as one
-    uint8 array. device: the :class:`.ray_device.Device` actor. code: folder on the driver's machine
-    -> the same in a worker's working directory.
+    uint8 array. device: the :class:`.ray_device.Device` actor. code: as
+    :func:`.luggage.pack_code` gave.
     """
 
     factory: str
@@ -97,7 +98,9 @@ class PlanTrial(tune.Trainable):  # type: ignore[misc]
     def _start(self) -> Pool:
         site = self._site
         assert site is not None
-        kwargs = _rebased(dict(site.kwargs), site.code)
+        kwargs = dict(site.kwargs)
+        if "job" in kwargs:
+            kwargs["job"] = unpacked(kwargs["job"], site.code, Path.cwd())
         if site.files is not None:
             self._folder = WorkerFolder(site.study, site.files, dict(site.small))
             kwargs["folder"] = str(self._folder.path)
@@ -133,19 +136,6 @@ def _answer(result: Result) -> dict[str, Any]:
         "seconds": result.seconds,
         "attempts": result.attempts,
     }
-
-
-def _rebased(value: Any, code: Mapping[str, str]) -> Any:
-    """``value`` with paths of the user's code, as they are in this worker's working directory."""
-    if isinstance(value, Mapping):
-        return {key: _rebased(item, code) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rebased(item, code) for item in value]
-    if isinstance(value, str):
-        for there, here in code.items():
-            if value == there or value.startswith((there + "/", there + ":")):
-                return os.path.normpath(os.path.join(os.getcwd(), here)) + value[len(there) :]
-    return value
 
 
 def _brief(error: BaseException) -> str:
