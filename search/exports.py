@@ -21,13 +21,18 @@ class Exports:
         if evaluation.artifact is not None:
             self._files |= {file.sha256: file for file in evaluation.artifact.files}
 
+    def fetch(self) -> None:
+        """Have here what is kept elsewhere of the baseline's and the front's files: this may be
+        another machine than the one that wrote them."""
+        for evaluation in self._standing():
+            for file in evaluation.artifact.files if evaluation.artifact is not None else ():
+                self._study.artifact_path(file)
+
     def tidy(self) -> None:
         """While workers are busy: remove what was added and is not wanted now."""
-        front = self._front.evaluations
-        if not front:
+        if not self._front.evaluations:
             return
-        baseline = self._study.baseline
-        kept = _files([*front, *([baseline] if baseline else [])])
+        kept = _files(self._standing())
         for sha256 in set(self._files) - kept:
             self._study.drop_artifact(self._files.pop(sha256))
 
@@ -35,6 +40,10 @@ class Exports:
         """When no worker is left: remove everything that is not wanted, whoever wrote it."""
         if kept := self._wanted():
             self._study.drop_artifacts(kept)
+
+    def _standing(self) -> list[Evaluation]:
+        baseline = self._study.baseline
+        return [*self._front.evaluations, *([baseline] if baseline is not None else [])]
 
     def _wanted(self) -> set[str]:
         """sha256 of the files of the front, the baseline and every recovered point, whose training

@@ -15,10 +15,12 @@ from ..objectives.problem import Problem, parse_constraints, parse_objectives, p
 from ..tasks.job import Job, load_job
 from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
+from .cluster import Cluster
 from .display import Opening, make_display
 from .driver import Budget, Driver
 from .events import Event, Listener, Progress
 from .interrupt import Interrupt
+from .jobs import Workers
 from .mlflow_watch import MlflowWatch
 from .outset import make_proposer, plain_proposer
 from .pool import Pool
@@ -36,6 +38,7 @@ class Search:
     out: the study folder (default ``studies/<job's name>``).
     trials, timeout (minutes), workers, sampler, seed, patience (trials), screen (candidates a
         trial), storage (``postgresql://user@host/database``): instead of the job's own.
+    ray: address of a Ray cluster (``auto``, ``host:port``) whose nodes are the workers.
 
     Whatever can be checked without loading the network is checked at once.
     Raises InputError naming the job's line.
@@ -57,6 +60,7 @@ class Search:
         patience: int | None = None,
         screen: int | None = None,
         storage: str | None = None,
+        ray: str | None = None,
     ) -> None:
         given: dict[str, Any] = {
             "patience": None if patience is None else {"trials": patience},
@@ -71,6 +75,8 @@ class Search:
             load_job(job), {k: v for k, v in given.items() if v is not None}, storage
         )
         self.folder = Path(out) if out is not None else Path("studies") / _folder(self.job.name)
+        self._ray = ray
+        self._cluster: Cluster | None = None
         check_sampler(self.job.search.sampler, self.job.where("search.sampler"))
         parse_objectives(self.job)
         parse_constraints(self.job)
@@ -88,9 +94,13 @@ class Search:
         and ``front().choose()`` names the nearest one.)
         """
         with ExitStack() as stack:
+            if self._ray is not None:
+                self._cluster = stack.enter_context(Cluster(self._ray, self.job))
             study, problem = self._open()
             stack.enter_context(study)
             stop = stack.enter_context(Interrupt())
+            if self._cluster is not None:
+                problem = self._cluster.begin(study, problem)
             search, space = self.job.search, problem.space
             workers = min(search.workers, search.trials)
             opening = Opening(space.size, len(space.parameters), search.sampler, workers)
@@ -219,7 +229,9 @@ class Search:
         study.put("window", width)
         return width
 
-    def _pool(self, study: Study, workers: int, screening: bool) -> Pool:
+    def _pool(self, study: Study, workers: int, screening: bool) -> Workers:
+        if self._cluster is not None:
+            return self._cluster.workers(workers, screening)
         search = self.job.search
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         given = search.memory_gb and search.memory_gb * 1e9

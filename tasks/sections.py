@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from .cluster_section import ClusterSection
 from .compress_section import CompressSection
 from .recover_section import RecoverSection
 from .section import Arguments, Count, Section, Several, Share, Text, distinct
@@ -249,6 +250,7 @@ class JobSections(Section):
     constraints: Annotated[tuple[Text, ...], Field(strict=False, max_length=64)] = ()
     search: SearchSection = Field(default_factory=SearchSection)
     recover: RecoverSection | None = None
+    cluster: ClusterSection = Field(default_factory=ClusterSection)
     tracker: TrackerSection | None = None
 
     @field_validator("objectives")
