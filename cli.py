@@ -18,6 +18,7 @@ import typer
 from . import __version__
 from .deploy import commands as deploy
 from .errors import EnvironmentFault, ParetuneError
+from .search import cluster_commands as cluster
 from .search import commands as search
 from .trackers import commands as trackers
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _state = {"debug": False}
-for room in (search, deploy, trackers):
+for room in (search, cluster, deploy, trackers):
     app.add_typer(room.app)
 
 

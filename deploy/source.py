@@ -13,6 +13,7 @@ from ..objectives.front import ParetoFront
 from ..objectives.point import Point
 from ..trackers.artifact_store import sha256_of
 from ..trackers.mlflow_read import RunRecord, download_artifact, read_run
+from ..trackers.place import Place
 from ..trackers.study import Study
 
 
@@ -40,7 +41,7 @@ class Source:
         """
         target = to / artifact.file_name
         if self.folder is not None:
-            stored = self.folder / "artifacts" / artifact.file_name
+            stored = Place.of_folder(self.folder).artifact_store().local(artifact)
             if not stored.is_file():
                 return None
             target.write_bytes(stored.read_bytes())

@@ -84,8 +84,8 @@ class Evaluator:
         return cls.for_problem(problem, Path(folder))
 
     @classmethod
-    def for_problem(cls, problem: Problem, folder: Path) -> Evaluator:
-        """An evaluator for a job made concrete."""
+    def for_problem(cls, problem: Problem, folder: Path, threads: int | None = None) -> Evaluator:
+        """An evaluator for a job made concrete. threads: for a training on the processor."""
         options = problem.job.target
         return cls(
             problem.task,
@@ -99,7 +99,7 @@ class Evaluator:
             options=problem.job.compress,
             further=problem.further,
             resources=problem.resources,
-            training=TrainingPlace.of(problem.job, folder),
+            training=TrainingPlace.of(problem.job, folder, threads),
         )
 
     def evaluate(

@@ -16,15 +16,11 @@ from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
 from .objective import QUANTITIES, Objective, quantity_name
 from .point import Point, is_stable
 from .table import as_json, data_frame, notebook_table, write_whole
+from .ties import tie_groups
 from .wording import legible, summary
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TIE_ERRORS = 2.0
-"""Points closer than this many combined standard errors in every objective are a tie."""
-TIE_SHARE = 1e-3
-"""The same for values without an error, as a share of the larger one."""
 
 
 class ParetoFront:
@@ -96,7 +92,9 @@ class ParetoFront:
         mask = non_dominated(costs([p.values for p in again], self.objectives))
         beaten = {p.number for p, on in zip(again, mask, strict=True) if not on}
         on_front = {p.number for p in kept} - beaten
-        self.points = tuple(replace(p, front=p.number in on_front) for p in self.points)
+        self.points = tuple(
+            replace(p, front=True) if p.number in on_front else p for p in self.points
+        )
 
     def _comparable(self, point: Point) -> Mapping[str, float]:
         """Search-split values; the confirmed ones stand in where an objective is missing there."""
@@ -104,30 +102,16 @@ class ParetoFront:
 
     def _mark_ties(self) -> None:
         waiting = [p for p in self.points if p.feasible and p.trusted]
-        waiting.sort(key=lambda p: (not p.front, *self._costs(p), p.number))
-        groups: dict[int, int] = {}
-        for leader in waiting:
-            if not leader.front or leader.number in groups:
-                continue
-            near = [p for p in waiting if p.number not in groups and self.tied(leader, p)]
-            if len(near) > 1:
-                groups.update({p.number: leader.number for p in near})
-        self.points = tuple(replace(p, tie=groups.get(p.number)) for p in self.points)
+        rank = costs([p.values for p in waiting], self.objectives).tolist()
+        order = sorted(
+            range(len(waiting)), key=lambda i: (not waiting[i].front, *rank[i], waiting[i].number)
+        )
+        groups = tie_groups([waiting[i] for i in order], [o.name for o in self.objectives])
+        if groups:
+            self.points = tuple(replace(p, tie=groups.get(p.number)) for p in self.points)
 
     def _costs(self, point: Point) -> list[float]:
         return [float(c) for c in costs([point.values], self.objectives)[0]]
-
-    def tied(self, a: Point, b: Point) -> bool:
-        """Whether two points cannot be told apart: in every objective they differ by less than two
-        combined standard errors (0.1 % for a value without an error), on the same split."""
-        if (a.rung == "confirm") != (b.rung == "confirm"):
-            return False
-        for name in (objective.name for objective in self.objectives):
-            x, y = a.values[name], b.values[name]
-            error = TIE_ERRORS * math.hypot(a.errors.get(name, 0.0), b.errors.get(name, 0.0))
-            if abs(x - y) > (error or TIE_SHARE * max(abs(x), abs(y))):
-                return False
-        return True
 
     @property
     def front(self) -> tuple[Point, ...]:

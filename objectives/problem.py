@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
@@ -45,8 +46,10 @@ class Problem:
     further: tuple[Target, ...] = ()
 
     @classmethod
-    def from_job(cls, job: Job) -> Problem:
+    def from_job(cls, job: Job, packed: Path | None = None) -> Problem:
         """Check the cheap things first, then load the network and the data, then find the space.
+
+        packed: the task as :func:`.tasks.travel.pack_task` wrote it.
 
         Raises InputError naming the job's line.
         """
@@ -54,7 +57,7 @@ class Problem:
         objectives = parse_objectives(job)
         constraints = parse_constraints(job)
         target, *further = parse_targets(job)
-        task = load_task(job)
+        task = load_task(job, packed)
         if len(task.train) < LEAST_CALIBRATION:
             raise InputError(
                 job.where("task.data"),

@@ -35,15 +35,15 @@ class TrainingPlace:
     threads: int = 1
 
     @classmethod
-    def of(cls, job: Job, folder: Path) -> TrainingPlace:
-        """As a job says; each worker gets its share of the machine's cores.
+    def of(cls, job: Job, folder: Path, threads: int | None = None) -> TrainingPlace:
+        """As a job says; threads: by default each worker's share of the machine's cores.
 
         Where the training will use a GPU, it is woken up here, before memory is capped.
         """
         options = job.recover or RecoverSection()
         if job.recover is not None and options.device != "cpu" and torch.cuda.is_available():
             torch.cuda.init()  # type: ignore[no-untyped-call]
-        threads = max(1, len(os.sched_getaffinity(0)) // job.search.workers)
+        threads = threads or max(1, len(os.sched_getaffinity(0)) // job.search.workers)
         return cls(options, folder, job.folder, threads)
 
     def state(self, number: int) -> Path:

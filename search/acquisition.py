@@ -90,8 +90,10 @@ def chances(loss: Floats, error: Floats, ratios: Floats, points: Floats) -> Floa
     below = np.ones((len(loss), len(points)), dtype=bool)
     for axis in range(ratios.shape[1]):
         below &= ratios[:, axis][:, None] <= points[:, axis + 1][None, :]
-    z = (points[:, 0][None, :] - loss[:, None]) / error[:, None]
-    return np.asarray(np.where(below, ndtr(z), 0.0))
+    out = np.zeros(below.shape)
+    who, where = np.nonzero(below)  # the rest is certain
+    out[who, where] = ndtr((points[where, 0] - loss[who]) / error[who])
+    return out
 
 
 def pick(chance: Floats, weights: Floats, count: int, bonus: Floats) -> list[int]:

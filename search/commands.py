@@ -76,6 +76,14 @@ def search(
     out: Annotated[
         Optional[Path], typer.Option(help="Study folder; an existing one is resumed.")  # noqa: UP045
     ] = None,
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="postgresql://user@host/database for the study, instead of study.db."),
+    ] = None,
+    ray: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster: auto, or host:port."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the result.")] = False,
 ) -> None:
     """Search for the front; an existing study folder is resumed."""
@@ -91,6 +99,8 @@ def search(
         sampler=sampler,
         seed=seed,
         patience=patience,
+        storage=storage,
+        ray=ray,
     )
     with run.run(display="quiet" if quiet else "auto") as study:
         print_front(study.front(), study.folder)

@@ -10,7 +10,7 @@ from ..objectives.point import Point
 from ..spaces.plan import CompressionPlan
 from ..trackers.ask import BASELINE
 from ..trackers.study import Study
-from .pool import Pool, Result
+from .jobs import Result, Workers
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def confirm(
     points: Sequence[Point],
     unchanged: Unchanged,
     study: Study,
-    pool: Pool,
+    pool: Workers,
     results: Callable[[int], Iterator[Result]],
     emit: Callable[..., None],
 ) -> None:

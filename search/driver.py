@@ -18,7 +18,7 @@ from .confirmation import Unchanged, confirm
 from .events import Event, Listener, Progress
 from .exports import Exports
 from .interrupt import Interrupt
-from .pool import Pool, Result
+from .jobs import Result, Workers
 from .proposer import Proposer
 from .recovery import recovery_asks, recovery_of, training
 from .scout import Errand
@@ -66,7 +66,7 @@ class Driver:
         study: Study,
         proposer: Proposer,
         identity: CompressionPlan,
-        make_pool: Callable[[], Pool],
+        make_pool: Callable[[], Workers],
         budget: Budget,
         window: int = 2,
         listeners: Sequence[Listener] = (),
@@ -80,7 +80,7 @@ class Driver:
         self._window = Window(proposer, window, budget.trials)
         self._progress = Progress(budget.trials)
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
-        self._started: Pool | None = None
+        self._started: Workers | None = None
         self._baseline: Evaluation | None = None
         self._files = Exports(study)
         self._causes: Counter[str] = Counter()
@@ -106,7 +106,7 @@ class Driver:
         return reason
 
     @property
-    def _pool(self) -> Pool:
+    def _pool(self) -> Workers:
         if self._started is None:
             self._started = self._make_pool()
         return self._started
@@ -181,6 +181,7 @@ class Driver:
             self._count(row.evaluation)
             if self._stagnation is not None:
                 self._stagnation.add(row.number, row.evaluation)
+        self._files.fetch()
         if self._proposer.scout is not None:
             screened = self._study.screened()
             self._proposer.scout.recall(screened)

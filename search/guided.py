@@ -53,6 +53,8 @@ class GuidedSampler(BaseSampler):
         self._guide = self._fresh()
         self._learnt: set[int] = set()  # ids of the trials the guide has seen
         self._tried: set[bytes] = set()  # their genotypes, and the unchanged network's
+        self._rows: dict[int, Ints] = {}  # id of a trial that is running -> its genotype
+        self._done = 0  # so many trials at the beginning are finished and learnt
         self._study: tuple[int, int] | None = None
 
     def begin(self, baseline: Mapping[str, float]) -> None:
@@ -77,8 +79,8 @@ class GuidedSampler(BaseSampler):
         trials = study.get_trials(deepcopy=False)
         self._follow((id(study._storage), study._study_id), trials)
         pending = [
-            self._row(other)
-            for other in trials
+            self._running(other)
+            for other in trials[self._done :]
             if other.state == TrialState.RUNNING
             and other.number != trial.number
             and len(other.params) == len(self._names)
@@ -106,19 +108,29 @@ class GuidedSampler(BaseSampler):
     def _row(self, trial: FrozenTrial) -> Ints:
         return np.array([trial.params.get(name, 0) for name in self._names], dtype=np.intp)
 
+    def _running(self, trial: FrozenTrial) -> Ints:
+        """The genotype of a trial that has all its parameters, worked out once."""
+        if trial._trial_id not in self._rows:
+            self._rows[trial._trial_id] = self._row(trial)
+        return self._rows[trial._trial_id]
+
     def _follow(self, study: tuple[int, int], trials: Sequence[FrozenTrial]) -> None:
         """Let the guide know the finished trials; all anew if it is another study's turn."""
         if study != self._study:
             self._study, self._guide, self._learnt = study, self._fresh(), set()
+            self._rows, self._done = {}, 0
             self._tried = {np.zeros(len(self._names), dtype=np.intp).tobytes()}
         names = [o.name for o in self._objectives]
-        for trial in trials:
+        for trial in trials[self._done :]:
             if trial._trial_id in self._learnt or not trial.state.is_finished():
                 continue
             row = self._row(trial)
             self._learnt.add(trial._trial_id)
+            self._rows.pop(trial._trial_id, None)
             self._tried.add(row.tobytes())
             if trial.state == TrialState.COMPLETE and trial.values is not None:
                 values = dict(zip(names, trial.values, strict=True))
                 values |= trial.user_attrs.get(VALUES, {})
                 self._guide.learn(trial.number, row, values)
+        while self._done < len(trials) and trials[self._done]._trial_id in self._learnt:
+            self._done += 1

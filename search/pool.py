@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
@@ -15,42 +15,12 @@ from ..errors import EnvironmentFault, InputError, ParetuneError
 from ..objectives.evaluation import Artifact, Evaluation
 from ..spaces.plan import CompressionPlan
 from .channel import ChannelError
+from .jobs import MOST_ATTEMPTS, Result, WorkerJob
 from .process import WorkerProcess
 from .worker import rebuilt
 
-MOST_ATTEMPTS = 3  # a candidate whose worker is killed from outside is run again twice
 MOST_STARTS = 3  # starts in a row that may fail before the pool gives up
 _TICK_S = 0.25
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of one job. seconds: wall time of the last attempt."""
-
-    job_id: Any
-    evaluation: Evaluation
-    seconds: float
-    attempts: int
-
-
-@dataclass
-class _Job:
-    job_id: Any
-    plan: CompressionPlan
-    rung: str
-    baseline: Evaluation | None
-    artifact: Artifact | None
-    attempts: int = 0
-    first: bool = False
-
-    def message(self) -> dict[str, Any]:
-        return {
-            "job": self.job_id,
-            "plan": self.plan.to_json(),
-            "rung": self.rung,
-            "baseline": self.baseline.to_json() if self.baseline else None,
-            "artifact": self.artifact.to_json() if self.artifact else None,
-        }
 
 
 @dataclass
@@ -64,6 +34,8 @@ class Pool:
         process group is killed.
     memory_bytes: what a candidate may take on top of what its worker holds after loading.
     start_s: wall time for loading.
+    answer: answers what an evaluator asks for while it is at work (a plain JSON mapping for a plain
+        JSON mapping; it must not raise); the pool does nothing else meanwhile.
 
     A worker that dies is replaced; the candidate it worked on is failed with the cause, or run
     again (at most twice) if it was killed from outside. :meth:`collect` raises what makes going on
@@ -76,7 +48,8 @@ class Pool:
     deadline_s: float = 600.0
     memory_bytes: int | None = None
     start_s: float = 900.0
-    _queue: deque[_Job] = field(default_factory=deque, init=False)
+    answer: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    _queue: deque[WorkerJob] = field(default_factory=deque, init=False)
     _live: list[WorkerProcess] = field(default_factory=list, init=False)
     _results: list[Result] = field(default_factory=list, init=False)
     _told: dict[Any, dict[str, Any]] = field(default_factory=dict, init=False)
@@ -101,7 +74,7 @@ class Pool:
 
         job_id: plain JSON, given back with the result. The rest is what the evaluator gets.
         """
-        job = _Job(job_id, plan, rung, baseline, artifact, first=first)
+        job = WorkerJob(job_id, plan, rung, baseline, artifact, first=first)
         place = sum(other.first for other in self._queue) if first else len(self._queue)
         self._queue.insert(place, job)
         self._hand_out()
@@ -195,7 +168,7 @@ class Pool:
             self._lose(worker, f"did not load within {self.start_s:g} s")
 
     def _heard(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
-        job: _Job | None = worker.job
+        job: WorkerJob | None = worker.job
         if "fatal" in message:
             self._fatal = self._fatal or rebuilt(message["fatal"])
         elif "ready" in message:
@@ -207,15 +180,18 @@ class Pool:
         elif "progress" in message:
             worker.alive = time.monotonic()
             self._told[job.job_id] = message["progress"]
+        elif "call" in message and self.answer is not None:
+            worker.channel.send({"reply": self.answer(message["call"])})
+            worker.alive = time.monotonic()
         else:
             worker.job = None
             try:
                 evaluation = Evaluation.from_json(message.get("evaluation"))
                 same = evaluation.plan.fingerprint == job.plan.fingerprint
                 if not same or evaluation.rung != job.rung:
-                    evaluation = _failed(job, "the evaluation is of another plan")
+                    evaluation = job.failed("the evaluation is of another plan")
             except (InputError, TypeError) as error:
-                evaluation = _failed(job, f"the evaluation cannot be used: {error}")
+                evaluation = job.failed(f"the evaluation cannot be used: {error}")
             seconds = time.monotonic() - worker.since
             self._results.append(Result(job.job_id, evaluation, seconds, job.attempts))
             if message.get("worn"):  # out of memory: what is left of it is not to be trusted
@@ -226,7 +202,7 @@ class Pool:
     def _lose(self, worker: WorkerProcess, cause: str | None) -> None:
         """End a worker; fail or queue again what it worked on."""
         self._live.remove(worker)
-        job: _Job | None = worker.job
+        job: WorkerJob | None = worker.job
         seconds = time.monotonic() - worker.since
         if not worker.end(wait_s=5.0 if cause is None else 0.0):
             cause = cause or "the worker closed its channel"
@@ -237,7 +213,7 @@ class Pool:
                 self._queue.appendleft(job)
                 return
             cause = cause or worker.death() + (f" {job.attempts} times" if again else "")
-            evaluation = _failed(job, cause, printed or None)
+            evaluation = job.failed(cause, printed or None)
             self._results.append(Result(job.job_id, evaluation, seconds, job.attempts))
         elif not worker.ready:
             self._failed_starts += 1
@@ -260,7 +236,3 @@ class Pool:
                     worker.job = None
                     self._queue.appendleft(job)
                     self._lose(worker, f"the worker {error}")
-
-
-def _failed(job: _Job, cause: str, detail: str | None = None) -> Evaluation:
-    return Evaluation.failure(job.plan, cause, job.rung, detail)

@@ -15,7 +15,7 @@ from ..objectives.trained import state_path
 from ..trackers.ask import Ask
 from ..trackers.study import Study
 from .display import duration
-from .pool import Pool, Result
+from .jobs import Result, Workers
 
 STRIDE = 100_000
 """A recovered trial's number is its parent's plus a multiple of this (trials of a search are
@@ -97,7 +97,7 @@ def promising(study: Study, top: int) -> list[Point]:
 def training(
     asks: Sequence[Ask],
     study: Study,
-    pool: Pool,
+    pool: Workers,
     baseline: Evaluation,
     results: Callable[..., Iterator[Result]],
     emit: Callable[..., None],

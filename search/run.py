@@ -13,12 +13,14 @@ from ..errors import InputError
 from ..objectives.page import write_page
 from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
 from ..tasks.job import Job, load_job
-from ..trackers.layout import DATABASE
+from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
+from .cluster import Cluster
 from .display import Opening, make_display
 from .driver import Budget, Driver
 from .events import Event, Listener, Progress
 from .interrupt import Interrupt
+from .jobs import Workers
 from .mlflow_watch import MlflowWatch
 from .outset import make_proposer, plain_proposer
 from .pool import Pool
@@ -35,7 +37,8 @@ class Search:
     job: a :class:`Job`, the path of a job file, or the same as a mapping.
     out: the study folder (default ``studies/<job's name>``).
     trials, timeout (minutes), workers, sampler, seed, patience (trials), screen (candidates a
-        trial): instead of the job's own.
+        trial), storage (``postgresql://user@host/database``): instead of the job's own.
+    ray: address of a Ray cluster (``auto``, ``host:port``) whose nodes are the workers.
 
     Whatever can be checked without loading the network is checked at once.
     Raises InputError naming the job's line.
@@ -56,6 +59,8 @@ class Search:
         seed: int | None = None,
         patience: int | None = None,
         screen: int | None = None,
+        storage: str | None = None,
+        ray: str | None = None,
     ) -> None:
         given: dict[str, Any] = {
             "patience": None if patience is None else {"trials": patience},
@@ -66,12 +71,18 @@ class Search:
             "sampler": sampler,
             "seed": seed,
         }
-        self.job = _with_options(load_job(job), {k: v for k, v in given.items() if v is not None})
+        self.job = _with_options(
+            load_job(job), {k: v for k, v in given.items() if v is not None}, storage
+        )
         self.folder = Path(out) if out is not None else Path("studies") / _folder(self.job.name)
+        self._ray = ray
+        self._cluster: Cluster | None = None
         check_sampler(self.job.search.sampler, self.job.where("search.sampler"))
         parse_objectives(self.job)
         parse_constraints(self.job)
         parse_targets(self.job)
+        self._place = Place.of_job(self.folder, self.job.to_json(), self.job.name)
+        self._place.check()
 
     def run(self, display: str = "auto", listeners: Sequence[Listener] = ()) -> Study:
         """Search until the budget is spent, measure the front again, write it down; the study.
@@ -83,9 +94,13 @@ class Search:
         and ``front().choose()`` names the nearest one.)
         """
         with ExitStack() as stack:
+            if self._ray is not None:
+                self._cluster = stack.enter_context(Cluster(self._ray, self.job))
             study, problem = self._open()
             stack.enter_context(study)
             stop = stack.enter_context(Interrupt())
+            if self._cluster is not None:
+                problem = self._cluster.begin(study, problem)
             search, space = self.job.search, problem.space
             workers = min(search.workers, search.trials)
             opening = Opening(space.size, len(space.parameters), search.sampler, workers)
@@ -165,13 +180,15 @@ class Search:
     def _open(self) -> tuple[Study, Problem]:
         """The study, open for writing, and the job made concrete; nothing is written before the
         job proved good."""
-        if not (self.folder / DATABASE).exists():
+        place = self._place
+        if not place.holds_study():
             problem = Problem.from_job(self.job)
             return self._create(problem), problem
-        study = Study.open(self.folder, write=True)
+        study = Study.open(place, write=True)
         try:
             changed = study.changed(self.job.to_json())
-            if changed and study.baseline is None and not study.asks():
+            fresh = place.storage is None and study.baseline is None and not study.asks()
+            if changed and fresh:
                 study.close()  # nothing was measured yet: nothing is lost
                 for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                     (self.folder / name).unlink(missing_ok=True)
@@ -180,7 +197,9 @@ class Search:
                 raise InputError(
                     str(self.folder),
                     f"holds a search of another job: {', '.join(changed)} differ",
-                    f"name another folder, or go on with {self.folder / 'job.yaml'}",
+                    f"name another folder, or go on with {self.folder / 'job.yaml'}"
+                    if place.storage is None
+                    else f"give this job another name than {self.job.name!r}",
                 )
             problem = Problem.from_job(self.job)
             study.set_job(self.job.to_json())
@@ -210,7 +229,9 @@ class Search:
         study.put("window", width)
         return width
 
-    def _pool(self, study: Study, workers: int, screening: bool) -> Pool:
+    def _pool(self, study: Study, workers: int, screening: bool) -> Workers:
+        if self._cluster is not None:
+            return self._cluster.workers(workers, screening)
         search = self.job.search
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         given = search.memory_gb and search.memory_gb * 1e9
@@ -220,13 +241,16 @@ class Search:
         return Pool(factory, settings, workers, search.deadline, memory)
 
 
-def _with_options(job: Job, given: Mapping[str, Any]) -> Job:
+def _with_options(job: Job, given: Mapping[str, Any], storage: str | None) -> Job:
     """The job with some of its search options replaced, checked like the job itself."""
-    if not given:
+    if not given and storage is None:
         return job
     data = job.to_json()
-    checked = load_job({**data, "search": {**data["search"], **given}})
-    return job.model_copy(update={"search": checked.search})
+    data["search"] = {**data["search"], **given}
+    if storage is not None:
+        data["tracker"] = {**(data.get("tracker") or {}), "storage": storage}
+    checked = load_job(data)
+    return job.model_copy(update={"search": checked.search, "tracker": checked.tracker})
 
 
 def _write_front(study: Study) -> None:

@@ -41,11 +41,15 @@ def main() -> None:
     try:
         evaluator = _load(hello)
     except BaseException as error:  # whatever happens, the driver is told
-        channel.send({"fatal": _described(error)})
+        channel.send({"fatal": described(error)})
         return
+    at: dict[str, Any] = {"job": None}  # what it works on
+    if hasattr(evaluator, "connect"):
+        evaluator.connect(lambda asked: _ask(channel, at["job"], asked))
     cap_gb = _cap_memory(hello["memory_bytes"])
     channel.send({"ready": os.getpid()})
     while (request := channel.wait()) is not None:
+        at["job"] = request["job"]
         reply = _answer(evaluator, request, cap_gb, channel)
         try:
             channel.send(reply)
@@ -101,6 +105,15 @@ def _answer(
     return {"job": request["job"], "evaluation": evaluation.to_json(), "worn": full}
 
 
+def _ask(channel: Channel, job: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """What the pool answers to a question of the evaluator that is at work on ``job``."""
+    channel.send({"job": job, "call": asked})
+    message = channel.wait()
+    if message is None:
+        sys.exit(0)
+    return dict(message["reply"])
+
+
 def _failure(plan: CompressionPlan, rung: str, cause: str) -> Evaluation:
     return Evaluation.failure(plan, cause, rung, traceback.format_exc()[-_DETAIL:])
 
@@ -139,7 +152,7 @@ def _named(spec: str) -> Any:
     return item
 
 
-def _described(error: BaseException) -> dict[str, Any]:
+def described(error: BaseException) -> dict[str, Any]:
     """An error as JSON, for :func:`rebuilt`."""
     out: dict[str, Any] = {"type": type(error).__name__, "message": f"{error}"}
     if isinstance(error, InputError):

@@ -17,15 +17,17 @@ from .model import build_network
 from .score import CallableScore, Fidelity, Top1
 from .split import AnySplit, check_disjoint
 from .task import Loss, Score, Task
+from .travel import unpack_task
 from .user_code import is_code, last_line, load_callable
 from .weights import check_finite, load_weights
 
 
-def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
+def load_task(job: Job | Path | str | Mapping[str, Any], packed: Path | None = None) -> Task:
     """The task of a job file (or of the same as a mapping), ready to be compressed.
 
     Builds the network, loads its weights and data, and checks that they fit: the network runs on an
     example, labels lie within its outputs, the splits share no example.
+    packed: the same task as :func:`.travel.pack_task` wrote it; then nothing is loaded again.
     Raises InputError naming the line at fault, EnvironmentFault when a disk or a download fails.
 
     >>> task = load_task("job.yaml")
@@ -34,15 +36,20 @@ def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
     job = load_job(job)
     spec, where = job.task, job.where
     network = build_network(spec.model, spec.model_args, where("task.model"), job.folder)
-    if spec.weights is not None:
+    splits, fingerprint = None, ""
+    if packed is not None:
+        splits, fingerprint = unpack_task(packed, network)
+    elif spec.weights is not None:
         load_weights(
             network, spec.weights, where("task.weights"), spec.model, dict(spec.model_args)
         )
     check_finite(network.state_dict(), where("task.model"))
-    splits = load_splits(spec.data, lambda key: where(f"task.data.{key}"), job.folder)
+    if splits is None:
+        splits = load_splits(spec.data, lambda key: where(f"task.data.{key}"), job.folder)
     example, outputs = _tried(network, splits.train, where("task.model"))
     _check_inputs_alike(splits, example, where("task.data"))
-    check_disjoint(splits.train, splits.search, splits.evaluate, where("task.data"))
+    if packed is None:  # else it was checked by who packed it
+        check_disjoint(splits.train, splits.search, splits.evaluate, where("task.data"))
     loss, divergence = (
         load_callable(named, job.where(f"task.{key}"), job.folder) if named else None
         for key, named in (("loss", spec.loss), ("divergence", spec.divergence))
@@ -56,7 +63,7 @@ def load_task(job: Job | Path | str | Mapping[str, Any]) -> Task:
         search=splits.search,
         evaluate=splits.evaluate,
         score=score,
-        fingerprint=_fingerprint(network, splits),
+        fingerprint=fingerprint or _fingerprint(network, splits),
         description={
             "model": spec.model,
             "model_args": dict(spec.model_args),

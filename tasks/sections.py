@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from .cluster_section import ClusterSection
 from .compress_section import CompressSection
 from .recover_section import RecoverSection
 from .section import Arguments, Count, Section, Several, Share, Text, distinct
@@ -209,9 +210,27 @@ class MlflowSection(Section):
         return uri
 
 
-class TrackerSection(Section):
-    """WHO remembers, besides the study on disk."""
+def _no_password(address: str) -> str:
+    if ":" in urlsplit(address).netloc.rpartition("@")[0]:
+        raise PydanticCustomError(
+            "secret",
+            "the address carries a password; leave it out and set PGPASSWORD (or ~/.pgpass), "
+            "AWS_SECRET_ACCESS_KEY ... in the environment instead",
+        )
+    return address
 
+
+Address = Annotated[Text, AfterValidator(_no_password)]
+
+
+class TrackerSection(Section):
+    """WHO remembers. storage: ``postgresql://user@host/database`` instead of ``study.db``, where
+    the driver may move to another machine (see trackers/postgres.py). artifacts: an fsspec address
+    (``s3://bucket/prefix``) for a copy of each exported file. Passwords come from the environment.
+    """
+
+    storage: Address | None = None
+    artifacts: Address | None = None
     mlflow: MlflowSection | None = None
 
 
@@ -231,6 +250,7 @@ class JobSections(Section):
     constraints: Annotated[tuple[Text, ...], Field(strict=False, max_length=64)] = ()
     search: SearchSection = Field(default_factory=SearchSection)
     recover: RecoverSection | None = None
+    cluster: ClusterSection = Field(default_factory=ClusterSection)
     tracker: TrackerSection | None = None
 
     @field_validator("objectives")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,22 @@ class ImageSplit:
         return ImageSplit(
             name, self.images, self.all_labels, self.mean, self.std, self._digests, index
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is made of: images, and labels, digests and row numbers where it has them."""
+        self.digest_rows()
+        arrays = {"digests": self._digests, "index": self._index}
+        found = {name: torch.from_numpy(a) for name, a in arrays.items() if a is not None}
+        labels = {} if self.all_labels is None else {"labels": self.all_labels}
+        return {"images": self.images, **labels, **found}
+
+    @classmethod
+    def of(
+        cls, name: str, parts: Mapping[str, Tensor], mean: Sequence[float], std: Sequence[float]
+    ) -> ImageSplit:
+        """The split made of what :meth:`tensors` gave."""
+        arrays = {key: parts[key].numpy() for key in ("digests", "index") if key in parts}
+        return cls(name, parts["images"], parts.get("labels"), mean, std, **arrays)
 
 
 class DatasetSplit:

@@ -7,21 +7,26 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import EnvironmentFault, InputError
 from ..objectives.evaluation import Artifact
 from .durable_file import sync_folder
+from .file_location import FileLocation
 
 FILE_NAME = re.compile(r"^([0-9a-f]{64})\.([A-Za-z0-9_]{1,16})$")
 _STALE = re.compile(r"^\.[0-9a-f]{32}\.part$")
 
 
 class ArtifactStore:
-    """``<folder>/<sha256>.<format>``; a file under its final name is complete and durable."""
+    """``<folder>/<sha256>.<format>``; a file under its final name is complete and durable.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    copies: where a copy of each acknowledged file is kept, for drivers on other machines.
+    """
+
+    def __init__(self, folder: Path, copies: FileLocation | None = None) -> None:
+        self.folder, self.copies = folder, copies
 
     def path(self, artifact: Artifact) -> Path:
         """Where ``artifact`` lies (whether or not it is there)."""
@@ -54,14 +59,38 @@ class ArtifactStore:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def local(self, artifact: Artifact) -> Path:
+        """Where ``artifact`` lies, fetched from the copies if it is missing here and kept there."""
+        path = self.path(artifact)
+        if self.copies is not None and not path.is_file():
+            self.copies.fetch(artifact.file_name, path)
+        return path
+
+    def publish(self, artifacts: Iterable[Artifact]) -> None:
+        """Let the files that lie here have a copy, where copies are kept.
+
+        Raises EnvironmentFault when they cannot be stored.
+        """
+        for artifact in artifacts if self.copies is not None else ():
+            path = self.path(artifact)
+            if path.is_file() and self.copies is not None:
+                self.copies.put(path)
+
+    def remove(self, artifact: Artifact) -> None:
+        """Delete one file, here and among the copies."""
+        self.path(artifact).unlink(missing_ok=True)
+        if self.copies is not None:
+            self.copies.drop(artifact.file_name)
+
     def drop(self, keep: set[str]) -> None:
         """Delete the stored files whose sha256 is not in ``keep``, and what dead writers left."""
-        if not self.folder.is_dir():
-            return
-        for path in self.folder.iterdir():
-            named = FILE_NAME.match(path.name)
-            if (named and named[1] not in keep) or _STALE.match(path.name):
-                path.unlink(missing_ok=True)
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if _unwanted(path.name, keep):
+                    path.unlink(missing_ok=True)
+        for name in self.copies.names() if self.copies is not None else ():
+            if _unwanted(name, keep) and self.copies is not None:
+                self.copies.drop(name)
 
 
 def sha256_of(path: Path) -> str:
@@ -74,6 +103,11 @@ def intact(path: Path) -> bool:
     """Whether the file's bytes are those that its name promises."""
     named = FILE_NAME.match(path.name)
     return bool(named) and path.is_file() and sha256_of(path) == named[1]  # type: ignore[index]
+
+
+def _unwanted(name: str, keep: set[str]) -> bool:
+    named = FILE_NAME.match(name)
+    return bool((named and named[1] not in keep) or _STALE.match(name))
 
 
 def _copy(source: Path, to: Path) -> Artifact:

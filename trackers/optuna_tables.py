@@ -17,6 +17,7 @@ from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from .ask import Ask, Row
 from .plan_summary import plan_parameters, plan_summary
+from .postgres import Server
 from .tables import BUSY_SECONDS
 
 _log = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ class OptunaTables:
     never disturbs the search.
     """
 
-    def __init__(self, path: Path, url: str | None, name: str, objectives: Sequence[Objective]):
-        self._path, self._url, self._name = path, url, name
+    def __init__(self, place: Path | Server, name: str, objectives: Sequence[Objective]) -> None:
+        self._place, self._name = place, name
         self._objectives = list(objectives)
         self._storage: Any = None
         self._study_id = 0
@@ -82,7 +83,7 @@ class OptunaTables:
     def _open(self) -> None:
         if self._storage is not None:
             return
-        storage = _storage(self._path, self._url)
+        storage = _storage(self._place)
         self._study_id = self._study(storage, self._name)
         with storage.engine.connect() as connection:
             found = connection.execute(_KNOWN, {"study": self._study_id, "key": NUMBER}).scalars()
@@ -196,14 +197,14 @@ def _quietly() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _storage(path: Path, url: str | None) -> Any:
+def _storage(place: Path | Server) -> Any:
     import optuna
 
     with _quietly():
-        if url:
-            return optuna.storages.RDBStorage(url)
+        if not isinstance(place, Path):
+            return place.optuna_storage()
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path.resolve()}",
+            f"sqlite:///{place.resolve()}",
             engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
         )
 

@@ -53,21 +53,26 @@ class ScreenedTable:
         if not self._made:
             self._tables.create()  # a study of before there was such a table
             self._made = True
-        with self._tables.write() as connection:
+
+        def work(connection: sa.Connection) -> None:
             for row in self._waiting:
                 mine = (SCREENED.c.turn == row.turn) & (SCREENED.c.place == row.place)
                 connection.execute(sa.delete(SCREENED).where(mine))
             connection.execute(sa.insert(SCREENED), [_columns(row) for row in self._waiting])
+
+        self._tables.write(work)
         self._waiting.clear()
 
     def rows(self) -> list[Screened]:
         """Every row on the disk or waiting, by turn and place."""
-        with self._tables.read() as connection:
-            if not sa.inspect(connection).has_table(SCREENED.name):
-                return list(self._waiting)
-            query = sa.select(SCREENED).order_by(SCREENED.c.turn, SCREENED.c.place)
-            found = [_row(row) for row in connection.execute(query)]
-        return [*found, *self._waiting]
+        return [*self._tables.read(_stored), *self._waiting]
+
+
+def _stored(connection: sa.Connection) -> list[Screened]:
+    if not sa.inspect(connection).has_table(SCREENED.name):
+        return []
+    query = sa.select(SCREENED).order_by(SCREENED.c.turn, SCREENED.c.place)
+    return [_row(row) for row in connection.execute(query)]
 
 
 def screened_table(rows: Sequence[Screened]) -> dict[str, Any]:

@@ -10,24 +10,21 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..objectives.evaluation import Artifact, Evaluation
 from ..objectives.objective import Objective
-from .artifact_store import ArtifactStore
 from .ask import BASELINE, Ask, Row
-from .job_copy import FILE_NAME as JOB
 from .job_copy import differing_keys, plain, write_job
-from .layout import DATABASE, check_layout, found_database
+from .layout import checked_tables, found_database
 from .ledger import FINAL_RUNGS, Ledger
 from .lock import FileLock
 from .optuna_tables import OptunaTables
+from .place import DATABASE, LOCK, Place
 from .screened import Screened, ScreenedTable
-from .tables import Tables, check_database
+from .tables import Tables
 
 if TYPE_CHECKING:
     from ..objectives.front import ParetoFront
 
 __all__ = ["BASELINE", "Ask", "Row", "Study"]
 
-LOCK = "study.lock"
-_OURS = {DATABASE, LOCK, JOB, "artifacts", f"{DATABASE}.new"}
 _USER = "user."
 _COPY_EVERY = 20  # finished trials between two copies to Optuna's tables (30 ms a trial)
 
@@ -45,18 +42,17 @@ class Study:
     ...     print(study.front().table())
     """
 
-    def __init__(self, folder: Path, tables: Tables, lock: FileLock | None) -> None:
-        self.folder = folder
+    def __init__(self, place: Place, tables: Tables, lock: FileLock | None) -> None:
+        self.folder = place.folder
         self._tables, self._lock = tables, lock
         self._ledger = Ledger(tables)
-        self._artifacts = ArtifactStore(folder / "artifacts")
+        self._artifacts = place.artifact_store()
         self._screened = ScreenedTable(tables)
-        check_layout(self._ledger)
         self.id: str = self._ledger.get("id")
         self.name: str = self._ledger.get("name")
         self.job: dict[str, Any] = self._ledger.get("job")
         self.objectives = [Objective(**o) for o in self._ledger.get("objectives")]
-        self._optuna = OptunaTables(tables.path, tables.url, self.name, self.objectives)
+        self._optuna = OptunaTables(tables.place, self.name, self.objectives)
         self._waiting = 0
 
     @classmethod
@@ -67,30 +63,18 @@ class Study:
         *,
         name: str,
         objectives: Sequence[Objective],
-        storage: str | None = None,
     ) -> Study:
         """A new study in ``folder`` (made if missing), open for writing.
 
-        job: the resolved job, plain JSON. storage: an SQLAlchemy URL of a database that is to hold
-        this study alone, instead of ``study.db``.
+        job: the resolved job, plain JSON; its ``tracker`` section says whether the database and the
+        exported files are kept elsewhere.
         Raises InputError when the folder holds anything else or a study already.
         """
-        folder = Path(folder)
+        place = Place.of_job(folder, plain(job), name)
+        place.make_folder()
+        lock = FileLock.take(place.folder / LOCK, "search")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            found = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-        except OSError as error:
-            raise InputError(
-                str(folder), f"cannot be used as a folder ({error.strerror})", "name another folder"
-            ) from None
-        foreign = sorted(n for n in found if n not in _OURS and not n.startswith(DATABASE))
-        if foreign:
-            raise InputError(
-                str(folder), f"holds other files ({foreign[0]!r})", "name a new folder"
-            )
-        lock = FileLock.take(folder / LOCK, "search")
-        try:
-            if (folder / DATABASE).exists():
+            if place.holds_study():
                 raise InputError(str(folder), "holds a study already", "resume it or name another")
             entries = {
                 "id": uuid.uuid4().hex,
@@ -98,33 +82,34 @@ class Study:
                 "job": plain(job),
                 "objectives": [{"name": o.name, "options": dict(o.options)} for o in objectives],
             }
-            write_job(folder, plain(job))
-            tables = found_database(folder, entries, storage)
-            return cls(folder, tables, lock)
+            write_job(place.folder, plain(job))
+            return cls(place, found_database(place.database(), entries), lock)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def open(cls, folder: Path | str, *, write: bool = False, storage: str | None = None) -> Study:
+    def open(cls, folder: Path | str | Place, *, write: bool = False) -> Study:
         """The study in ``folder``, to look at or (``write=True``) to go on with.
 
+        Given as a :class:`Place`, the folder may be new to a study whose database is on a server.
         Raises InputError when there is none, when another driver holds it or when another version
-        of paretune wrote it; EnvironmentFault when the database is damaged (it is left as it is).
+        of paretune wrote it; EnvironmentFault when the database is damaged (it is left as it is) or
+        cannot be reached.
         """
-        folder = Path(folder)
-        path = folder / DATABASE
-        if storage is None and not path.is_file():
+        place = folder if isinstance(folder, Place) else Place.of_folder(folder)
+        database = place.database()
+        if not place.holds_study():
             raise InputError(
-                str(folder),
+                str(place.folder),
                 f"holds no study ({DATABASE} is missing)",
                 "name the folder that `paretune search` wrote",
             )
-        lock = FileLock.take(folder / LOCK, "search") if write else None
+        if write:
+            place.make_folder()
+        lock = FileLock.take(place.folder / LOCK, "search") if write else None
         try:
-            if storage is None:
-                check_database(path)
-            study = cls(folder, Tables(path if storage is None else folder, write, storage), lock)
+            study = cls(place, checked_tables(database, write), lock)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -189,6 +174,7 @@ class Study:
         is of another plan; EnvironmentFault when the disk refuses (then nothing was recorded, and
         the same call may be repeated once there is space).
         """
+        self._publish(evaluation)
         self._ledger.finish(number, evaluation)
         self._waiting += 1
         if self._waiting >= _COPY_EVERY:
@@ -199,6 +185,7 @@ class Study:
 
         Raises InputError when there is one for the same number and rung.
         """
+        self._publish(evaluation)
         self._ledger.add(number, evaluation)
 
     def note_screened(self, row: Screened) -> None:
@@ -265,12 +252,16 @@ class Study:
         self._optuna.add_front({n: final[n] for n in numbers if n in final})
 
     def artifact_path(self, artifact: Artifact) -> Path:
-        """Where an exported file lies."""
-        return self._artifacts.path(artifact)
+        """Where an exported file lies; fetched from where copies are kept, if it is missing."""
+        return self._artifacts.local(artifact)
 
     def store_artifact(self, path: Path | str) -> Artifact:
         """Keep a copy of an exported file under its sha256; durable when this returns."""
         return self._artifacts.store(Path(path))
+
+    def drop_artifact(self, artifact: Artifact) -> None:
+        """Delete one exported file."""
+        self._artifacts.remove(artifact)
 
     def drop_artifacts(self, keep: set[str]) -> None:
         """Delete the exported files whose sha256 is not in ``keep``."""
@@ -278,7 +269,15 @@ class Study:
 
     def driven(self) -> bool:
         """Whether a driver (this one included) holds the study at this moment."""
-        return self._lock is not None or FileLock.held(self.folder / LOCK)
+        if self._lock is not None or FileLock.held(self.folder / LOCK):
+            return True
+        return self._tables.driven()
+
+    def _publish(self, evaluation: Evaluation) -> None:
+        """A result is acknowledged after its files have their copy."""
+        kept = evaluation.artifact.files if evaluation.artifact is not None else ()
+        weights = (evaluation.weights,) if evaluation.weights is not None else ()
+        self._artifacts.publish((*kept, *weights))
 
     def _front(self, baseline: Evaluation | None) -> ParetoFront:
         from ..objectives.front import ParetoFront

@@ -6,17 +6,20 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from ..errors import EnvironmentFault, InputError
+from .postgres import Server
 
 SCHEMA = 1
 BUSY_SECONDS = 60
+T = TypeVar("T")
 
 _metadata = sa.MetaData()
 META = sa.Table(
@@ -69,41 +72,66 @@ SCREENED = sa.Table(
 
 
 class Tables:
-    """A connection pool to one study database; ``read`` and ``write`` are transactions.
+    """One study's database; ``read`` and ``write`` do a piece of work in a transaction.
 
-    path: the SQLite file, or the study folder where ``url`` names another database (which must
-        then hold this study alone).
+    place: the SQLite file, or the schema of a PostgreSQL server (see postgres.py). A server that
+    goes away in the middle is waited for, and the work is done again: so what is handed to
+    ``write`` has to bear being repeated after a commit whose answer was lost.
     """
 
-    def __init__(self, path: Path, write: bool, url: str | None = None) -> None:
-        self.path, self.url, self.writable = path, url, write
-        self._engine = sa.create_engine(url) if url else _sqlite_engine(path, write)
+    def __init__(self, place: Path | Server, write: bool) -> None:
+        self.place, self.writable = place, write
+        if isinstance(place, Path):
+            self._reader = self._writer = _sqlite_engine(place, write)
+        else:
+            self._reader = place.reader()
+            self._writer = place.writer() if write else self._reader
 
-    @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A read transaction."""
-        with failures_named(self.path), self._engine.connect() as connection:
-            yield connection
+    @property
+    def where(self) -> str:
+        """What messages call it: the file, or the address without a secret."""
+        return str(self.place)
 
-    @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A write transaction: on return it is on the disk, on an error nothing is.
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """What ``work`` finds in one read transaction."""
+        return self._again(lambda: self._read_once(work))
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do ``work`` in one write transaction: on return it is on the disk, on an error nothing
+        is.
 
         Raises EnvironmentFault when the disk or the database refuses.
         """
         if not self.writable:
-            raise InputError(str(self.path), "the study is open for reading", "open it for writing")
-        with failures_named(self.path), self._engine.begin() as connection:
-            yield connection
+            raise InputError(self.where, "the study is open for reading", "open it for writing")
+        return self._again(lambda: self._write_once(work))
 
     def create(self) -> None:
-        """Make the tables."""
-        with self.write() as connection:
-            _metadata.create_all(connection)
+        """Make the tables that are missing."""
+        self.write(_metadata.create_all)
+
+    def driven(self) -> bool:
+        """Whether a driver on any machine holds the study on its server."""
+        return not isinstance(self.place, Path) and self.place.driven()
 
     def close(self) -> None:
         """Give back the connections; the last writer folds the log into the file."""
-        self._engine.dispose()
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _read_once(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._reader.connect() as connection:
+            return work(connection)
+
+    def _write_once(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._writer.begin() as connection:
+            return work(connection)
+
+    def _again(self, call: Callable[[], T]) -> T:
+        if isinstance(self.place, Path):
+            with failures_named(self.place):
+                return call()
+        return self.place.patiently(call)
 
 
 def new_database(path: Path) -> None:

@@ -5,6 +5,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 import sys
 from collections import Counter, deque
@@ -18,6 +19,7 @@ from paretune.search.interrupt import Interrupt
 from paretune.search.pool import Pool, Result
 from paretune.search.proposer import Proposer
 from paretune.search.samplers import make_sampler
+from paretune.trackers.place import Place
 from paretune.trackers.study import Study
 
 OBJECTIVES = [Objective("accuracy", {}), Objective("size_bytes", {}), Objective("latency_ms", {})]
@@ -46,17 +48,29 @@ def drive(
     layers=6,
     listeners=(),
     pool=None,
+    tracker=None,
+    ray=None,
+    acknowledged=None,
     **settings,
 ):
-    """One run of a toy search on the study in ``folder``; returns why it ended."""
+    """One run of a toy search on the study in ``folder``; returns why it ended.
+
+    tracker: the job's section. ray: address of a cluster whose nodes are the workers.
+    acknowledged: a file that gets a line, at once, for every trial that was finished.
+    """
     space = load_fakes().ToySpace(layers=layers)
-    folder = Path(folder)
-    if (folder / "study.db").exists():
-        study = Study.open(folder, write=True)
+    job = {"name": f"toy {Path(folder).name}", "tracker": tracker}
+    place = Place.of_job(folder, job, job["name"])
+    if place.holds_study():
+        study = Study.open(place, write=True)
     else:
-        study = Study.create(folder, {"toy": 1}, name="toy", objectives=OBJECTIVES)
+        study = Study.create(folder, job, name=place.name, objectives=OBJECTIVES)
     factory = f"{Path(__file__).parent / 'fakes.py'}:toy"
     made = make_sampler(sampler, space.parameters, seed=seed, population=8)
+    if acknowledged:
+        listeners = (*listeners, Acknowledged(acknowledged))
+    if ray:
+        pool = on_ray(ray, factory, settings, workers, deadline_s)
     with study, Interrupt() as stop:
         driver = Driver(
             study,
@@ -70,6 +84,31 @@ def drive(
         )
         reason = driver.run()
     return reason
+
+
+def on_ray(address, factory, settings, workers, deadline_s):
+    """Makes the pool of a cluster, one CPU a worker."""
+    from paretune.search.ray_connection import connect
+    from paretune.search.ray_pool import RayPool
+    from paretune.search.ray_worker import Site
+
+    connect(address)
+    site = Site(factory, settings, deadline_s, 8_000_000_000)
+    return lambda: RayPool(site, workers, {"CPU": 1})
+
+
+class Acknowledged:
+    """Notes every finished trial, outside of the study, before anything else happens."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_event(self, event):
+        if event.kind == "trial":
+            with open(self.path, "a") as file:
+                file.write(f"{event.number} {event.evaluation.plan.fingerprint}\n")
+                file.flush()
+                os.fsync(file.fileno())
 
 
 class InProcess:

@@ -162,10 +162,8 @@ def test_a_lost_batch_of_screens_is_screened_again(emulated, network, guidance, 
     search(emulated, network, guidance, tmp_path / "killed", 12, interrupt_at=20)
     with Study.open(tmp_path / "killed", write=True) as study:
         rows = study.screened()
-        with study._tables.write() as connection:
-            connection.exec_driver_sql(
-                f"DELETE FROM paretune_screened WHERE turn >= {rows[-1].turn - 1}"
-            )
+        lost = f"DELETE FROM paretune_screened WHERE turn >= {rows[-1].turn - 1}"
+        study._tables.write(lambda connection: connection.exec_driver_sql(lost))
     resumed, pool = search(emulated, network, guidance, tmp_path / "killed", 12)
     assert resumed == whole
 

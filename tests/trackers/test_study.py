@@ -197,10 +197,13 @@ def test_only_its_owner_can_read_the_database(tmp_path, recorded):
 
 
 def test_every_commit_reaches_the_disk(tmp_path, recorded):
-    with recorded.new_study(tmp_path / "s") as study, study._tables.write() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 60_000
+    with recorded.new_study(tmp_path / "s") as study:
+        names = ("journal_mode", "synchronous", "busy_timeout")
+
+        def settings(connection):
+            return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+
+        assert study._tables.write(settings) == ["wal", 2, 60_000]
 
 
 def test_a_folder_with_other_files_or_a_study_is_refused(tmp_path, recorded):
@@ -281,15 +284,3 @@ def test_what_makes_it_another_job(tmp_path, recorded):
     with Study.open(tmp_path / "s") as study:
         assert study.job == same
     assert "trials: 500" in (tmp_path / "s" / "job.yaml").read_text()
-
-
-def test_another_database_can_hold_the_study(tmp_path, recorded):
-    url = f"sqlite:///{tmp_path}/elsewhere.db"
-    given = {"name": "x", "objectives": recorded.objectives(), "storage": url}
-    with Study.create(tmp_path / "s", recorded.JOB, **given) as study:
-        study.add(BASELINE, recorded.baseline())
-        recorded.run_trial(study, 0)
-    with Study.open(tmp_path / "s", storage=url) as study:
-        assert len(study.rows()) == 1
-    with pytest.raises(InputError, match="holds a study already"):
-        Study.create(tmp_path / "s2", recorded.JOB, **given)

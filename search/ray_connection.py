@@ -1,0 +1,119 @@
+"""Connecting to a Ray cluster: in one clear line, promptly, where it cannot be."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import InputError
+
+REACH_S = 3.0  # to find out whether anything listens
+WHERE = "--ray"
+
+
+def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
+    """Connect this process to the cluster at ``auto`` or ``host:port``.
+
+    runtime_env: what its workers get, as Ray takes it.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(WHERE, f"Ray is missing ({error})", "pip install 'ray[tune]'") from None
+    if "://" in address:
+        raise InputError(
+            WHERE,
+            f"{address!r} is no address of a cluster's head",
+            "name host:port from inside the cluster, or use `paretune submit` from outside",
+        )
+    address = _found(address)
+    check_listens(address, WHERE)
+    try:
+        ray.init(
+            address=address,
+            runtime_env=dict(runtime_env or {}),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    except Exception as error:
+        raise InputError(WHERE, *_why(address, error)) from None
+
+
+def check_listens(address: str, where: str) -> None:
+    """Raise InputError when nothing accepts connections at ``host:port``."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(where, f"{address!r} is no host:port", "e.g. 10.0.0.5:6379, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except OSError as error:
+        raise InputError(
+            where,
+            f"nothing listens at {address} ({error.strerror or error})",
+            "start Ray there with `ray start --head`, or correct the address",
+        ) from None
+
+
+def check_resources(section: str, wanted: Mapping[str, float], where: Callable[[str], str]) -> None:
+    """Raise InputError when no living node has what one actor is to hold."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_fits(section, wanted, nodes, where)
+
+
+def check_fits(
+    section: str,
+    wanted: Mapping[str, float],
+    nodes: list[Mapping[str, float]],
+    where: Callable[[str], str],
+) -> None:
+    """The same for nodes given as their resources."""
+    if any(all(node.get(name, 0) >= n for name, n in wanted.items()) for node in nodes):
+        return
+    for name, n in wanted.items():
+        most = max((node.get(name, 0) for node in nodes), default=0)
+        if most < n:
+            spot = where(f"{section}.{name.lower() if name in ('CPU', 'GPU') else name}")
+            raise InputError(
+                spot, f"{n:g} {name} asked for, no node of the cluster has more than {most:g}", ""
+            )
+    raise InputError(
+        where(section), f"no single node has {dict(wanted)}", "ask for less, or start such a node"
+    )
+
+
+def _found(address: str) -> str:
+    """The address of the cluster that ``auto`` means."""
+    if address != "auto":
+        return address
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    named = os.environ.get("RAY_ADDRESS", "")
+    try:
+        return named if ":" in named else str(canonicalize_bootstrap_address_or_die("auto"))
+    except Exception:
+        raise InputError(
+            WHERE,
+            "'auto' finds no Ray cluster on this machine",
+            "start one with `ray start --head`, or name host:port",
+        ) from None
+
+
+def _why(address: str, error: Exception) -> tuple[str, str]:
+    """(what is wrong, what to do) about a connection that was refused."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    if "uthentication" in kind + text or "token" in text.lower():
+        return (
+            f"the cluster at {address} refuses the token",
+            "put its token into the file that RAY_AUTH_TOKEN_PATH names, and set "
+            "RAY_AUTH_MODE=token",
+        )
+    if "ersion mismatch" in text:
+        return f"Ray versions differ: {text[:300]}", "install the cluster's version here"
+    return f"cannot connect to {address}: {kind}: {text[:300]}", "look at `ray status` there"

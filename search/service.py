@@ -1,0 +1,195 @@
+"""A cluster's Jobs API: reached with a token, checked before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import EnvironmentFault, InputError
+from .ray_connection import check_listens
+
+WHERE = "--address"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_PROBE_S = 60.0
+_MARK = "paretune-probe "
+_PROBE = """
+import json, os, sys, ray
+ray.init(logging_level="ERROR", log_to_driver=False)
+nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+missing = [path for path in json.loads(sys.argv[1]) if not os.path.exists(path)]
+print({mark!r} + json.dumps({{"nodes": nodes, "missing": missing}}), flush=True)
+"""
+
+
+class Service:
+    """The Jobs API at ``address`` (``http(s)://host:port``).
+
+    token: authenticate with Ray's token (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token);
+    plain_http: allow an unencrypted address beyond this machine.
+    Raises InputError in one line within seconds: nothing listens, the token is wrong or missing,
+    the versions of Ray differ, the address would send the token in clear.
+    """
+
+    def __init__(self, address: str, token: bool = True, plain_http: bool = False) -> None:
+        self.address = _checked(address, plain_http)
+        parts = urlsplit(self.address)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        check_listens(f"{parts.hostname}:{port}", WHERE)
+        os.environ["RAY_AUTH_MODE"] = "token" if token else "disabled"
+        try:
+            import ray
+            from ray.job_submission import JobSubmissionClient
+        except ImportError as error:
+            raise InputError(
+                "submit", f"Ray's Jobs API is missing ({error})", "pip install 'ray[default]'"
+            ) from None
+        try:
+            self._client = JobSubmissionClient(self.address)
+            theirs = self._client._do_request("GET", "/api/version").json()["ray_version"]
+        except Exception as error:
+            raise self._refused(error) from None
+        if theirs != ray.__version__:
+            raise InputError(
+                WHERE,
+                f"Ray versions differ: the cluster runs {theirs}, this is {ray.__version__}",
+                f"pip install 'ray[default]=={theirs}'",
+            )
+
+    def probe(self, paths: list[str]) -> dict[str, Any]:
+        """``nodes`` (the resources of each) and ``missing`` (those of ``paths`` that the head does
+        not see), asked in a job of its own that leaves nothing behind."""
+        import shlex
+
+        code = _PROBE.format(mark=_MARK)
+        command = f"python -c {shlex.quote(code)} {shlex.quote(json.dumps(paths))}"
+        job_id, end = self.submit(command, {}, {}), time.monotonic() + _PROBE_S
+        while (status := self.status(job_id)) not in ENDED and time.monotonic() < end:
+            time.sleep(0.2)
+        text = self._client.get_job_logs(job_id)
+        if status in ENDED:
+            self._client.delete_job(job_id)
+        for line in text.splitlines():
+            if line.startswith(_MARK):
+                return dict(json.loads(line.removeprefix(_MARK)))
+        raise EnvironmentFault(
+            f"{self.address}: a first small job ended as {status}: "
+            f"{' '.join(text.split())[-300:] or 'it printed nothing'}"
+        )
+
+    def submit(
+        self, command: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
+    ) -> str:
+        """Start a job; its id."""
+        try:
+            return str(
+                self._client.submit_job(
+                    entrypoint=command, runtime_env=dict(runtime_env), metadata=dict(metadata)
+                )
+            )
+        except Exception as error:
+            raise self._refused(error) from None
+
+    def status(self, job_id: str) -> str:
+        """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Raises InputError on an unknown id."""
+        try:
+            return str(self._client.get_job_status(job_id).value)
+        except RuntimeError as error:
+            raise self._unknown(job_id, error) from None
+
+    def message(self, job_id: str) -> str:
+        """What Ray says about a job's state."""
+        return " ".join(str(self._client.get_job_info(job_id).message or "").split())
+
+    def logs(self, job_id: str, follow: bool) -> Iterator[str]:
+        """What the job printed; with ``follow`` until it ends."""
+        self.status(job_id)
+        if not follow:
+            yield str(self._client.get_job_logs(job_id))
+            return
+        import asyncio
+
+        stream = self._client.tail_job_logs(job_id)
+        loop = asyncio.new_event_loop()
+        try:
+            while True:
+                try:
+                    yield loop.run_until_complete(stream.__anext__())
+                except StopAsyncIteration:
+                    return
+        finally:
+            loop.close()
+
+    def stop(self, job_id: str) -> bool:
+        """End a job; whether it was running."""
+        try:
+            return bool(self._client.stop_job(job_id))
+        except RuntimeError as error:
+            raise self._unknown(job_id, error) from None
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The searches that were submitted: id, name, status, begin (seconds since 1970)."""
+        found = [job for job in self._client.list_jobs() if (job.metadata or {}).get("paretune")]
+        rows = [
+            {
+                "id": job.submission_id,
+                "name": job.metadata["paretune"],
+                "status": str(getattr(job.status, "value", job.status)),
+                "begin": (job.start_time or 0) / 1000,
+            }
+            for job in found
+        ]
+        return sorted(rows, key=lambda row: -float(row["begin"]))
+
+    def _unknown(self, job_id: str, error: Exception) -> Exception:
+        if "does not exist" in str(error) or "not found" in str(error).lower():
+            return InputError(
+                "JOB_ID", f"the cluster knows no job {job_id!r}", "see `paretune list`"
+            )
+        return self._refused(error)
+
+    def _refused(self, error: Exception) -> Exception:
+        text, kind = " ".join(str(error).split()), type(error).__name__
+        if kind == "AuthenticationError" and "couldn't find" in text:
+            return InputError(
+                WHERE,
+                "no token for the cluster is known here",
+                "set RAY_AUTH_TOKEN_PATH to a file with it, or use --without-token",
+            )
+        if kind == "AuthenticationError" or "401" in text or "403" in text:
+            return InputError(
+                WHERE,
+                f"{self.address} refuses the token",
+                "set RAY_AUTH_TOKEN_PATH to a file with the cluster's own token",
+            )
+        return EnvironmentFault(f"{self.address}: {text[:400]}")
+
+
+def _checked(address: str, plain_http: bool) -> str:
+    """The address without its last slash, if it may be used."""
+    parts = urlsplit(address)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise InputError(
+            WHERE,
+            f"{address!r:.200} is no address",
+            "e.g. https://head:8265 or http://127.0.0.1:8265",
+        )
+    if parts.username or parts.password:
+        raise InputError(
+            WHERE, "the address carries a password", "put the token into RAY_AUTH_TOKEN_PATH's file"
+        )
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK and not plain_http:
+        raise InputError(
+            WHERE,
+            f"{parts.hostname} would get the token and the code in clear",
+            "use https, an SSH tunnel to 127.0.0.1, or say --plain-http",
+        )
+    return address.rstrip("/")

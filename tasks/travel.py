@@ -1,0 +1,67 @@
+"""A task's network and decoded data as one file, so that workers neither load nor decode anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from .data import Splits
+from .split import ImageSplit
+from .task import Task
+
+_SPLITS = ("train", "search", "evaluate")
+
+
+def pack_task(task: Task) -> bytes:
+    """The network's tensors and, where the data are images, the three splits: safetensors.
+
+    Images that splits share are in it once. Data of other kinds stay with whoever loads them.
+    """
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    for name, value in task.network.state_dict().items():
+        if isinstance(value, Tensor):
+            tensors[f"network.{name}"] = value.detach().clone().contiguous()
+    said: dict[str, Any] = {"fingerprint": task.fingerprint, "splits": {}}
+    said["classes"] = list(task.description.get("classes", ()))
+    splits = {name: getattr(task, name) for name in _SPLITS}
+    if all(isinstance(split, ImageSplit) for split in splits.values()):
+        known: dict[int, str] = {}
+        for name, split in splits.items():
+            parts = {}
+            for part, tensor in split.tensors().items():
+                place = known.setdefault(tensor.data_ptr(), f"data.{len(known)}")
+                parts[part] = place
+                tensors.setdefault(place, tensor.contiguous())
+            stated = {"parts": parts, "mean": split.mean, "std": split.std}
+            said["splits"][name] = stated
+    return save(tensors, {"task": json.dumps(said)})
+
+
+def unpack_task(path: Path, network: nn.Module) -> tuple[Splits | None, str]:
+    """Fill ``network`` from a packed file; (the splits, if they are in it; the fingerprint).
+
+    The data stay in the file, mapped into memory: processes of one machine share them.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        said = json.loads(file.metadata()["task"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+    state = {
+        key.removeprefix("network."): tensor.clone()
+        for key, tensor in tensors.items()
+        if key.startswith("network.")
+    }
+    network.load_state_dict(state, strict=False)
+    if not said["splits"]:
+        return None, said["fingerprint"]
+    splits = {}
+    for name, stated in said["splits"].items():
+        found = {part: tensors[place] for part, place in stated["parts"].items()}
+        splits[name] = ImageSplit.of(name, found, stated["mean"], stated["std"])
+    return Splits(**splits, classes=tuple(said["classes"])), said["fingerprint"]

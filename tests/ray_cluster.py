@@ -1,0 +1,115 @@
+"""A Ray cluster of the tests' own on this machine: nodes that are started, and killed whole."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from local_server import free_port
+
+START_S = 240.0
+_SETTINGS = {
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",  # a lost head is given up sooner than usual
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+}
+
+
+class RayCluster:
+    """Token authentication, the loopback only, everything below one temporary folder."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="ptr-"))  # short: it holds Unix sockets
+        token = self.folder / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        package = Path(__file__).resolve().parents[2]  # the folder that holds this checkout
+        self.environment = {
+            **os.environ,
+            **_SETTINGS,
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "HOME": str(self.folder),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", str(package)),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        self.port, self.nodes = free_port(), []
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def start_head(self, cpus):
+        """A head on the port it had before, with a folder of its own."""
+        self.heads = getattr(self, "heads", 0) + 1
+        arguments = ["--head", f"--port={self.port}", "--include-dashboard=false"]
+        head = self._start(cpus, *arguments, f"--temp-dir={self.folder}/{self.heads}")
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return head
+            except OSError:
+                if time.monotonic() > end or head.poll() is not None:
+                    raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
+                time.sleep(0.2)
+
+    def start_node(self, cpus):
+        return self._start(cpus, f"--address={self.address}")
+
+    def _start(self, cpus, *arguments):
+        limits = ["--object-store-memory=100000000", "--disable-usage-stats"]
+        here = ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block"]
+        with open(self.folder / "log", "a") as log:
+            node = subprocess.Popen(
+                ["ray", "start", *arguments, *here, *limits],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.nodes.append(node)
+        return node
+
+    def kill(self, node):
+        """SIGKILL to every process of the node at once, as when its power fails."""
+        for pid in [*descendants(node.pid), node.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        node.wait()
+        self.nodes.remove(node)
+
+    def remove(self):
+        for node in list(self.nodes):
+            self.kill(node)
+        time.sleep(0.5)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def descendants(pid):
+    """Every living process below ``pid``."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(folder.name))
+    found, waiting = [], [pid]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found += children
+        waiting += children
+    return found
