@@ -13,12 +13,12 @@ from ..errors import InputError, NothingMeetsError
 from ..objectives.expression import Expression
 from ..objectives.front import ParetoFront
 from ..objectives.objective import QUANTITIES
-from ..objectives.page import front_page
 from ..objectives.point import Point
 from ..objectives.target_fronts import differences
 from ..objectives.wording import label, legible
 from ..spaces.space import SearchSpace
 from ..trackers.study import Study
+from ..trackers.study_page import study_page
 
 WIDEST = 40
 """Rows of a table in the terminal; ``--format csv`` gives them all."""
@@ -155,7 +155,7 @@ def front_text(study: Study, where: str | None, format: str, everything: bool) -
     if format == "html":
         if where is not None:
             raise InputError("--where", "a page shows every point", "use another --format")
-        return front_page(front, study.measured_front().history(), study.name)
+        return study_page(study, profile=True)
     points = list(front.points if everything else front)
     if where is not None:
         condition = Expression.parse(where, "--where", front.names or QUANTITIES)
