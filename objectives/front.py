@@ -21,6 +21,8 @@ from .wording import legible, summary
 if TYPE_CHECKING:
     import pandas as pd
 
+KNEE = "knee"
+"""What :meth:`ParetoFront.choose` takes for the balanced choice."""
 TIE_ERRORS = 2.0
 """Points closer than this many combined standard errors in every objective are a tie."""
 TIE_SHARE = 1e-3
@@ -170,12 +172,14 @@ class ParetoFront:
         """The best measured point that meets a condition and the constraints.
 
         where: e.g. ``"accuracy_drop <= 0.01 and size_ratio < 0.3"``; best: the value to be best
-        in, e.g. ``"latency_ms"`` (without it: the knee of the points that meet the condition).
+        in, e.g. ``"latency_ms"`` (``"knee"`` or without it: the knee of the points that meet the
+        condition, the balanced choice).
         Equal points: one on the front first, then the objectives in order, then the lower number.
 
         Raises InputError on a bad condition or a value that no point has, NothingMeetsError naming
         the nearest point and what it misses.
         """
+        best = None if best == KNEE else best
         candidates = [p for p in self.points if p.trusted]
         measured = [name for name in self.names if any(name in p.values for p in candidates)]
         if isinstance(where, str):

@@ -137,15 +137,20 @@ def _shade(
         )  # fmt: skip
 
 
-def _staircase(figure: Any, on: list[Point], axis: Axis, score: str, place: dict[str, int]) -> None:
+def steps(on: list[Point], axis: Axis, score: str) -> list[Point]:
     """The best score that each cost buys: the front of this view's two values alone."""
-    steps: list[Point] = []
+    found: list[Point] = []
     for p in sorted(on, key=lambda p: (p.values[axis.name], -p.values[score])):
-        if not steps or p.values[score] > steps[-1].values[score]:
-            steps.append(p)
+        if not found or p.values[score] > found[-1].values[score]:
+            found.append(p)
+    return found
+
+
+def _staircase(figure: Any, on: list[Point], axis: Axis, score: str, place: dict[str, int]) -> None:
+    best = steps(on, axis, score)
     figure.add_scatter(
-        x=[axis.at(p.values[axis.name]) for p in steps],
-        y=[100 * p.values[score] for p in steps],
+        x=[axis.at(p.values[axis.name]) for p in best],
+        y=[100 * p.values[score] for p in best],
         mode="lines",
         line={"shape": "hv", "width": 1.3, "color": GREY},
         hoverinfo="skip",
