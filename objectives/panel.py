@@ -165,7 +165,7 @@ def _name_best(figure: Any, front: ParetoFront, axis: Axis, place: dict[str, int
     found = answer(front, axis.name)
     if found is None:
         return
-    point = found.point
+    point, span = found.point, axis.high - axis.low
     figure.add_annotation(
         x=axis.position(axis.at(point.values[axis.name])),
         y=100 * point.values[front.score],
@@ -174,7 +174,7 @@ def _name_best(figure: Any, front: ParetoFront, axis: Axis, place: dict[str, int
         arrowwidth=1,
         arrowhead=0,
         standoff=7,
-        ax=-34,
+        ax=34 if point.values[axis.name] / axis.divisor < axis.low + 0.1 * span else -34,
         ay=-30,
         font={"size": 12, "color": INK},
         **place,

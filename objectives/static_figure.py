@@ -116,11 +116,14 @@ def _panel(panel: Any, front: ParetoFront, axis: Axis, classes: list[SizeClass])
         panel.axvline(x, color=GREY, lw=0.8, ls=":", zorder=1)
         panel.plot(x, y, "*", color=ACCENT, ms=13, mec="white", mew=0.6, zorder=4)
         words = f"baseline\n{legible(axis.name, base[axis.name])}"
-        _note(panel, words, (x, y), (-8, -26), ACCENT, "right")
+        left = _along(axis, x) < 0.3
+        _note(panel, words, (x, y), (8 if left else -8, -26), ACCENT, "left" if left else "right")
     _excluded(panel, front, axis)
     found = answer(front, axis.name)
     if found is not None:
-        _note(panel, f"trial {found.point.number}", place(found.point), (-34, 22), INK, "center")
+        at = place(found.point)
+        away = 30 if _along(axis, at[0]) < 0.15 else -30
+        _note(panel, f"trial {found.point.number}", at, (away, 24), INK, "center")
     panel.set_title(view_title(front, axis), loc="left", fontsize=9.5, color=INK)
     panel.set_xlabel(axis.title, color=INK)
     if axis.logarithmic:
@@ -138,6 +141,12 @@ def _panel(panel: Any, front: ParetoFront, axis: Axis, classes: list[SizeClass])
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(GREY)
     panel.tick_params(colors=INK, labelsize=8.5)
+
+
+def _along(axis: Axis, x: float) -> float:
+    """Where on the axis of the view something is, 0 to 1."""
+    ends = [axis.position(end) for end in (axis.low, axis.high)]
+    return (axis.position(x) - ends[0]) / max(ends[1] - ends[0], 1e-12)
 
 
 def _note(

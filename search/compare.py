@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,8 @@ from ..errors import InputError
 from ..objectives.comparison import compare_fronts, compare_points
 from ..objectives.wording import label, legible
 from ..trackers.study import Study
+
+SEARCHED = ("measure", "recover")
 
 
 def compare(folder: Path, others: Sequence[str], format: str = "table") -> str:
@@ -39,8 +41,15 @@ def _is_number(word: str) -> bool:
 def _points(folder: Path, a: int, b: int, format: str) -> str:
     with Study.open(folder) as study:
         front = study.front()
-        first, second = front[a], front[b]
+        points = [front[a], front[b]]
+        if {p.rung == "confirm" for p in points} == {True, False}:
+            searched = {
+                r.number: r.evaluation for r in study.rows() if r.evaluation.rung in SEARCHED
+            }
+            points = [replace(p, evaluation=searched[p.number]) for p in points]
+        first, second = points
         found = compare_points(front, first, second)
+    data = "evaluation data (confirmed)" if first.rung == "confirm" else "search data"
     if format == "json":
         return json.dumps({"a": a, "b": b, **asdict(found)}, indent=1)
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -65,7 +74,10 @@ def _points(folder: Path, a: int, b: int, format: str) -> str:
         else "neither dominates the other in the objectives"
     )
     verdict += "; within the errors they are a tie" if found.tied else ""
-    better = "better: where they differ by more than two standard errors (0.1 % without an error)"
+    better = (
+        "better: where they differ by more than two standard errors (0.1 % without an error); "
+        f"values of the {data}"
+    )
     return _printed(table, verdict, better, "", plan if found.plan else "the same plan")
 
 
