@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from .answers import answers, ratio
+from .answers import grouped, ratio
 from .wording import label, legible, points
 
 if TYPE_CHECKING:
@@ -17,39 +17,15 @@ _RUNGS = {"measure": "measured", "recover": "recovered", "confirm": "confirmed"}
 
 def answers_table(front: ParetoFront) -> str:
     """The best point for each accepted loss, one row where two answers are the same point."""
-    titles: dict[int, list[str]] = {}
-    found = answers(front)
-    for one in found:
-        titles.setdefault(one.point.number, []).append(one.title)
+    titles = {p.number: asked for asked, p in grouped(front)}
     near = front.nearest()
     if not front.front and near is not None:
-        titles[near.number] = ["Nearest to the constraints"]
+        titles[near.number] = "Nearest to the constraints"
     if front.front:
-        titles.setdefault(front.knee().number, []).append("Knee")
-    rows = [_row(front, front[n], " · ".join(_merged(texts))) for n, texts in titles.items()]
+        knee = front.knee().number
+        titles[knee] = f"{titles[knee]} · knee" if knee in titles else "Knee"
+    rows = [_row(front, front[n], text) for n, text in titles.items()]
     return _grid(front, rows, "What to take", "asked for") if rows else ""
-
-
-def _merged(texts: list[str]) -> list[str]:
-    """``Fastest within 1 point`` and ``Fastest within 2 points`` as one phrase."""
-    kinds: dict[str, list[str]] = {}
-    for text in texts:
-        kind, _, limit = text.partition(" within ")
-        kinds.setdefault(kind, []).append(limit.split()[0] if limit else "")
-    limits: dict[tuple[str, ...], list[str]] = {}
-    for kind, found in kinds.items():
-        limits.setdefault(tuple(found), []).append(kind)
-    return [
-        " and ".join([same[0], *(k[0].lower() + k[1:] for k in same[1:])]) + _within(found)
-        for found, same in limits.items()
-    ]
-
-
-def _within(limits: tuple[str, ...]) -> str:
-    if limits == ("",):
-        return ""
-    span = limits[0] if len(limits) == 1 else f"{limits[0]} to {limits[-1]}"
-    return f" within {span} point{'' if span == '1' else 's'}"
 
 
 def front_table(front: ParetoFront) -> str:
