@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .wording import legible, points
 
 if TYPE_CHECKING:
+    from .expression import Expression
     from .front import ParetoFront
     from .point import Point
 
@@ -140,3 +141,17 @@ def markdown(front: ParetoFront) -> str:
     cells = [legible(n, base.get(n)) for n in (front.score, "latency_ms", "size_bytes")]
     lines.append(f"| Baseline | | {cells[0]} | | {cells[1]} | {cells[2]} | unchanged |")
     return "\n".join(lines)
+
+
+def nearest_miss(goal: Expression, candidates: Sequence[Point]) -> str:
+    """That nothing meets a condition, which point comes nearest, and what it misses."""
+    nearest_one = min(candidates, key=lambda p: (goal.violation(p.values), p.number))
+    missed = [
+        f"{leaf.name} is {legible(leaf.name, nearest_one.values.get(leaf.name))}"
+        f" where {leaf} is asked for"
+        for leaf in goal.failing(nearest_one.values)
+    ]
+    return (
+        f"none of {len(candidates)} measured points meets '{goal}'; "
+        f"the nearest is trial {nearest_one.number}: {', '.join(missed)}"
+    )

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, NothingMeetsError
+from .answers import nearest_miss
 from .dominance import costs, non_dominated
 from .evaluation import Evaluation
 from .expression import Expression, unmeasured
 from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
 from .objective import QUANTITIES, Objective, quantity_name
 from .point import Point, is_stable
-from .table import as_json, data_frame, notebook_table, write_whole
-from .wording import legible, summary
+from .table import as_json, data_frame, write_whole
+from .wording import summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +192,7 @@ class ParetoFront:
         goal = Expression.all_of([*([where] if where else []), *self.constraints])
         found = [p for p in candidates if goal is None or goal.holds(p.values)]
         if goal is not None and not found:
-            raise NothingMeetsError(_nearest_point(goal, candidates))
+            raise NothingMeetsError(nearest_miss(goal, candidates))
         if best is None:
             return self._knee(found)
         owner = quantity_name(best)
@@ -278,22 +279,18 @@ class ParetoFront:
         """The front as plain JSON: what it was computed for, and each point with its plan."""
         return as_json(self, everything)
 
+    def figure(self) -> Any:
+        """A plotly figure to hover and zoom in, see :func:`~.figure.front_figure`."""
+        from .figure import front_figure
+
+        return front_figure(self, self.history())
+
     def _repr_html_(self) -> str:
-        return notebook_table(self)
+        """The answer, a picture and a table, where a notebook ends a cell with the front."""
+        from .notebook import notebook_view
+
+        return notebook_view(self)
 
     def __repr__(self) -> str:
         names = ", ".join(objective.name for objective in self.objectives)
         return f"<ParetoFront of {len(self)} among {len(self.points)} measured points: {names}>"
-
-
-def _nearest_point(goal: Expression, candidates: Sequence[Point]) -> str:
-    nearest_one = min(candidates, key=lambda p: (goal.violation(p.values), p.number))
-    missed = [
-        f"{leaf.name} is {legible(leaf.name, nearest_one.values.get(leaf.name))}"
-        f" where {leaf} is asked for"
-        for leaf in goal.failing(nearest_one.values)
-    ]
-    return (
-        f"none of {len(candidates)} measured points meets '{goal}'; "
-        f"the nearest is trial {nearest_one.number}: {', '.join(missed)}"
-    )

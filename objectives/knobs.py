@@ -27,7 +27,7 @@ FAMILIES = {
 SHOWN = 12
 LEAST_TRIALS = 30
 LEAST_R2 = 0.3
-_TREES, _SHUFFLES = 60, 3
+_TREES, _SHUFFLES = 40, 3
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -28,34 +29,39 @@ _INCHES, _DPI = (9.6, 4.3), 160
 def write_picture(path: str | Path, front: ParetoFront) -> None:
     """Write the picture; the ending of ``path`` says which kind, ``.png`` or ``.svg``.
 
-    Accuracy against latency and against size, as :func:`front_figure` draws them. Text in an SVG
-    stays text. Raises InputError on another ending, EnvironmentFault when the disk refuses.
+    Raises InputError on another ending, EnvironmentFault when the disk refuses.
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     if kind not in FORMATS:
         raise InputError("--out", f"{path.name!r} is no {' or '.join(FORMATS)}", "name it .png")
+    data, temporary = picture(front, kind), ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True) if temporary else None
+        raise EnvironmentFault(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def picture(front: ParetoFront, kind: str = "svg") -> bytes:
+    """Accuracy against latency and against size, as :func:`front_figure` draws them.
+
+    kind: ``png``, or ``svg`` (text stays text). The same front gives the same bytes.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "paretune"}):
         figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
         _draw(figure, front)
-        temporary = ""
-        try:
-            with tempfile.NamedTemporaryFile(
-                dir=path.parent, prefix=".", suffix=path.suffix, delete=False
-            ) as file:
-                temporary = file.name
-                kept = {"Date": None} if kind == "svg" else {"Software": None}
-                figure.savefig(file, format=kind, metadata=kept)
-            Path(temporary).chmod(0o644)
-            os.replace(temporary, path)
-        except OSError as error:
-            Path(temporary).unlink(missing_ok=True) if temporary else None
-            raise EnvironmentFault(
-                f"{path}: cannot be written ({error.strerror or error})"
-            ) from error
+        stream = io.BytesIO()
+        kept = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(stream, format=kind, metadata=kept)
+    return stream.getvalue()
 
 
 def _draw(figure: Any, front: ParetoFront) -> None:

@@ -16,6 +16,7 @@ from ..objectives.front import ParetoFront
 from ..objectives.objective import QUANTITIES
 from ..objectives.point import Point
 from ..objectives.target_fronts import differences
+from ..trackers.progress import progress_bar
 from ..trackers.study import Study
 from ..trackers.study_page import study_page
 from .front_table import front_table
@@ -49,8 +50,6 @@ def report_sensitivity(job: Path, out: Path | None, budget: float) -> None:
     Measured options are kept in ``.paretune`` beside the job file; a pass that was interrupted
     goes on from there. Raises InputError on another ending of ``out``.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from ..objectives.problem import Problem
     from ..objectives.screen import Screen
     from ..objectives.sensitivity import measure
@@ -62,15 +61,8 @@ def report_sensitivity(job: Path, out: Path | None, budget: float) -> None:
     problem = Problem.from_job(load_job(job))
     folder = job.resolve().parent / ".paretune"
     screen = Screen.for_problem(problem, folder)
-    columns = (*Progress.get_default_columns()[:1], BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("options", total=None)
-        table = measure(
-            screen,
-            budget,
-            folder,
-            lambda done, of: bar.update(task, completed=done, total=of),
-        )
+    with progress_bar("options") as advance:
+        table = measure(screen, budget, folder, advance)
     rows = sensitivity_rows(problem.space, screen.costs, table)
     if out is not None and out.suffix == ".html":
         text = sensitivity_page(problem.space, rows, problem.job.name)

@@ -122,8 +122,8 @@ def _layer_of_nodes(model: ModelProto, owners: dict[str, str]) -> dict[str, str]
                 break
             before = made[before.input[0]]
             layer = _own(before, owners, made)
-        if layer is not None:
-            found[_stem(node.name)] = layer
+        if layer is not None:  # fused kernels are called by the last node's name, or its output's
+            found |= dict.fromkeys(map(_stem, (node.name, *node.output)), layer)
     return found
 
 
