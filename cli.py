@@ -21,6 +21,7 @@ from .errors import EnvironmentFault, ParetuneError
 from .search import cluster_commands as cluster
 from .search import commands as search
 from .trackers import commands as trackers
+from .trackers.progress import QUIET
 
 app = typer.Typer(
     name="paretune",
@@ -37,9 +38,19 @@ for room in (search, cluster, deploy, trackers):
 @app.callback(invoke_without_command=True)
 def _options(
     debug: Annotated[bool, typer.Option(help="Show tracebacks of errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only results.")
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours (or set NO_COLOR).")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     _state["debug"] = debug or bool(os.environ.get("PARETUNE_DEBUG"))
+    if quiet:
+        os.environ[QUIET] = "1"
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
     if version:
         typer.echo(__version__)
         raise typer.Exit

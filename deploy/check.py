@@ -17,6 +17,7 @@ from ..objectives.evaluation import Evaluation
 from ..objectives.problem import Problem, parse_target
 from ..tasks.job import load_job
 from ..tasks.load import load_task
+from ..trackers.progress import progress_bar
 from .source import Source
 
 EXAMPLES = 16
@@ -56,10 +57,17 @@ def check(source: Source, recorded: Evaluation, model: Path | None, scratch: Pat
     split = task.evaluate if recorded.rung == "confirm" else task.search
     runtime = parse_target(job).load(model)
 
-    def predict(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
+    done = 0
 
-    result = task.score.measure(predict, split)
+    def predict(inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        outputs = torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
+        done += len(inputs)
+        advance(done, max(len(split), done))
+        return outputs
+
+    with progress_bar("running the file again", len(split)) as advance:
+        result = task.score.measure(predict, split)
     name = task.score.name
     expected, found = recorded.values[name], result.values[name]
     if abs(expected - found) > 1.5 / result.count:
