@@ -39,6 +39,7 @@ def test_the_bundle_is_the_measured_file_and_runs_alone(digits_study: Path, tmp_
     assert bundle.manifest["remeasured"] is None
     assert sha256_of(bundle.model) == recorded.artifact.sha256
     assert {p.name for p in bundle.folder.iterdir()} == {
+        "verify.py",
         "model.onnx",
         "plan.json",
         "manifest.json",
