@@ -19,6 +19,7 @@ from . import __version__
 from .deploy import commands as deploy
 from .errors import EnvironmentFault, ParetuneError
 from .search import commands as search
+from .search import workbench
 from .trackers import commands as trackers
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _state = {"debug": False}
-for room in (search, deploy, trackers):
+for room in (workbench, search, deploy, trackers):
     app.add_typer(room.app)
 
 

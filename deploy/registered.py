@@ -58,6 +58,7 @@ def find_version(link: Any, name: str, version: str) -> Any:
     """A version that paretune registered. Raises InputError when there is none."""
     from mlflow.exceptions import MlflowException
 
+    link.get_registered_model(name)  # its own error where there is none
     try:
         found = link.get_model_version(name, version)
     except MlflowException as error:
