@@ -101,7 +101,12 @@ def job_text(
         lines.append(f"    {key}: {shown}")
     if found.score != "accuracy":
         lines.append(f"  score: {found.score}")
-    rest = _REST.format(score=found.score, target=target, workers=_workers())
+    rest = _REST.format(
+        score=found.score,
+        constraint="fidelity >= 0.9" if found.score == "fidelity" else "accuracy_drop <= 0.1",
+        target=target,
+        workers=_workers(),
+    )
     return "\n".join(lines) + "\n" + rest
 
 
@@ -112,7 +117,7 @@ space:
   rank: true                       # factorise layers
   # freeze: [head]                 # modules to leave alone (default: the classifier)
 objectives: [{score}, size_bytes, latency_ms]   # traded against each other
-# constraints: ["{score}_drop <= 0.02"]        # what a point must meet to be on the front
+constraints: ["{constraint}"]   # what a point must meet to be on the front
 target:
   name: {target}
   batch: 1                         # examples in a timed call

@@ -203,9 +203,10 @@ def found_address(uri: str | None) -> str:
         raise InputError(
             "MLflow", "no address is given", "set MLFLOW_TRACKING_URI, e.g. http://127.0.0.1:5000"
         )
+    found = checked_uri(found)
     if found.startswith("sqlite:///") and not database_file(found).is_file():
         raise InputError("MLflow", f"there is no database at {found!r}", "check the address")
-    return checked_uri(found)
+    return found
 
 
 @contextmanager
