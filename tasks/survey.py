@@ -66,7 +66,7 @@ def survey_images(folder: Path, where: str = "--data") -> Survey:
     files = [_images(train / name) for name in classes] if classes else [_images(train)]
     if not any(files):
         raise InputError(where, f"{str(train)!r} holds no images", "check the path")
-    held_out = sum(1 for _, _, names in os.walk(evaluate) for n in names if _is_image(n))
+    held_out = len(_images(evaluate)) if evaluate is not None else 0
     total = sum(len(found) for found in files)
     each = max(1, _LOOKED_AT // len(files))
     sizes = Counter(_size(path, where) for found in files for path in found[:each])

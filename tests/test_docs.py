@@ -32,7 +32,8 @@ FENCE = re.compile(r"^```(\w*)(?: +title=\"([^\"]+)\")?$")
 NOT_RUN = re.compile(r"^\*Not run by the tests")
 MADE = "<!-- Written by docs/generate.py"
 MINIMAL = {"name": "a", "task": {"model": "net.py:make", "data": {"kind": "digits"}}}
-SLOW = {"tutorial.md"}
+ALONE = {"tutorial.md"}  # starts in an empty folder
+SLOW = {"shipping.md"}  # a model registry; tests/deploy/test_registry.py does the same by default
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     lines = page.read_text(encoding="utf-8").splitlines()
-    whole = not any(NOT_RUN.match(line) for line in lines[:6])
+    first = next((n for n, line in enumerate(lines) if line.startswith(("## ", "```"))), 0)
+    whole = not any(NOT_RUN.match(line) for line in lines[:first])
     found: list[Block] = []
     start: tuple[int, str, str | None] | None = None
     said = ""
@@ -110,11 +112,15 @@ def runnable(page: Path) -> bool:
     return any(b.run and (b.kind in ("console", "python") or b.title) for b in blocks(page))
 
 
-def on(name: str) -> list[Path]:
-    return [p for p in PAGES if (p.name in SLOW) == (name == "slow") and runnable(p)]
+def pages() -> list[object]:
+    return [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in SLOW else [])
+        for page in PAGES
+        if page.name not in ALONE and runnable(page)
+    ]
 
 
-@pytest.mark.parametrize("page", on("fast"), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", pages())
 def test_a_page_runs_in_the_quickstarts_folder(
     page: Path, digits_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +166,7 @@ def shell(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", on("slow"), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [DOCS / name for name in ALONE], ids=lambda page: page.name)
 def test_a_page_runs_in_an_empty_folder(page: Path, tmp_path: Path) -> None:
     """All of its commands in one shell, as a reader has it."""
     port = str(free_port())
