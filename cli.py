@@ -20,6 +20,7 @@ from .deploy import commands as deploy
 from .errors import EnvironmentFault, ParetuneError
 from .search import cluster_commands as cluster
 from .search import commands as search
+from .search import workbench
 from .trackers import commands as trackers
 from .trackers.progress import QUIET
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _state = {"debug": False}
-for room in (search, cluster, deploy, trackers):
+for room in (workbench, search, cluster, deploy, trackers):
     app.add_typer(room.app)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..errors import InputError
 from ..spaces.plan import CompressionPlan, LayerChoice
-from .front import TIE_ERRORS, TIE_SHARE, ParetoFront
+from .front import ParetoFront
 from .hypervolume import SCORES, ratios
 from .objective import QUANTITIES, quantity_name
 from .point import Point
+from .ties import TIE_ERRORS, TIE_SHARE
 
 
 @dataclass(frozen=True)

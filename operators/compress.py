@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -224,24 +224,14 @@ class Compressor:
             refine(work.network, self.original, self._calibration, steps)
 
     def _assign_bits(self, plan: CompressionPlan, work: Compressed) -> None:
-        layers = (nn.Conv1d, nn.Conv2d, nn.Linear)
-        names = [n for n, m in work.network.named_modules() if isinstance(m, layers)]
-        work.bits = self.bits(plan, names)
+        work.bits = self.bits(plan, weighted_layers(work.network))
 
     def bits(self, plan: CompressionPlan, names: Iterable[str]) -> dict[str, Bits]:
         """Bits of each convolution and linear layer of the compressed network, by name."""
-        chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
-        out = {}
-        for name in names:
-            if name in self._shortcuts:
-                out[name] = of_siblings(name, chosen, Bits())
-            else:
-                owner = name if name in chosen else name.rpartition(".")[0]
-                out[name] = chosen.get(owner, Bits())
-        return out
+        return bits_by_layer(plan, names, self._shortcuts)
 
     def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
-        kinds = {n: _choice_of(n, plan).quantizer for n in work.bits}
+        kinds = {n: choice_of(n, plan).quantizer for n in work.bits}
         inputs = None if self._inputs is None else self._inputs[:NORMALISE_EXAMPLES]
         work.grids = quantise(work.network, work.bits, kinds, self.options, inputs)
 
@@ -259,7 +249,28 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
 """The order in which a plan is carried out; activations are rounded in the exported file only."""
 
 
-def _choice_of(name: str, plan: CompressionPlan) -> LayerChoice:
+def weighted_layers(network: nn.Module) -> list[str]:
+    """Names of the convolutions and linear layers, which have bits."""
+    layers = (nn.Conv1d, nn.Conv2d, nn.Linear)
+    return [name for name, module in network.named_modules() if isinstance(module, layers)]
+
+
+def bits_by_layer(
+    plan: CompressionPlan, names: Iterable[str], shortcuts: Container[str]
+) -> dict[str, Bits]:
+    """Bits of each layer of a compressed network. shortcuts: names of its :class:`ShortcutConv`."""
+    chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
+    out = {}
+    for name in names:
+        if name in shortcuts:
+            out[name] = of_siblings(name, chosen, Bits())
+        else:
+            owner = name if name in chosen else name.rpartition(".")[0]
+            out[name] = chosen.get(owner, Bits())
+    return out
+
+
+def choice_of(name: str, plan: CompressionPlan) -> LayerChoice:
     """The choice of a layer, of the layer whose factor it is, or none."""
     return plan.layers.get(name) or plan.layers.get(name.rpartition(".")[0]) or LayerChoice()
 

@@ -30,9 +30,9 @@ class CompressSection(Section):
         error) or entropy; absent: mse up to 4 bits, else minmax. activation_ranges: the same for
         8-bit activations. rounding: weights go to the nearest value, or to the one learned against
         the layer's results (seconds a layer). bias_correction: layers of low bits get the mean
-        results of the float network back. symmetric, scales: of weights whose activations stay
-        float32: with a zero point or without, and one scale for the ``tensor``, a ``channel``, or
-        so many neighbouring weights. linears: ``blocks`` leaves a transformer's low-bit linear
+        results of the float network back. symmetric: weights whose activations stay float32 have
+        no zero point. scales: of such weights, one for the ``tensor``, a ``channel``, or so many
+        neighbouring weights. linears: ``blocks`` leaves a transformer's low-bit linear
         layers to ONNX Runtime's own rounding, stored as MatMulNBits.
     """
 

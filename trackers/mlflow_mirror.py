@@ -151,7 +151,10 @@ class Mirror:
             return
         present = runs.artifacts("models")
         exported = [(p, p.evaluation.artifact) for p in front if p.evaluation.artifact]
-        for point, artifact in [(p, file) for p, main in exported for file in main.files]:
+        wanted = [(p, file) for p, main in exported for file in main.files]
+        trained = {row.number: row.evaluation.weights for row in self.study.rows("recover")}
+        wanted += [(p, file) for p in front if (file := trained.get(p.number)) is not None]
+        for point, artifact in wanted:
             name = f"models/{artifact.file_name}"
             if present.get(name) == artifact.size_bytes:
                 continue
