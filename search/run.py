@@ -146,7 +146,7 @@ class Search:
                     say(f"{name} is the same for all trials: it decides nothing")
             except BaseException:
                 with suppress(Exception):  # the error at hand matters more
-                    _write_front(study)
+                    _write_front(study, profile=False)
                 raise
             _write_front(study)
         return Study.open(self.folder)
@@ -260,13 +260,13 @@ def _with_options(job: Job, given: Mapping[str, Any], storage: str | None) -> Jo
     return job.model_copy(update={"search": checked.search, "tracker": checked.tracker})
 
 
-def _write_front(study: Study) -> None:
-    """``front.csv`` and ``front.html`` in the study folder."""
+def _write_front(study: Study, profile: bool = True) -> None:
+    """``front.csv`` and ``front.html`` in the study folder; profile: with the layers' times."""
     if study.baseline is None:
         return
     front = study.front()
     front.to_csv(study.folder / "front.csv")
-    write_whole(study.folder / "front.html", study_page(study, profile=True))
+    write_whole(study.folder / "front.html", study_page(study, profile, trials=profile))
 
 
 def _folder(name: str) -> str:

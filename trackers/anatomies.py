@@ -41,6 +41,11 @@ def anatomies(study: Study, profile: bool = False) -> dict[int, Anatomy]:
     return found
 
 
+def timed_files(folder: Path) -> list[str]:
+    """sha256 of the files whose layers were timed."""
+    return sorted(_Times(folder).files)
+
+
 def _read(
     study: Study, evaluation: Evaluation, names: list[str], known: _Times, profile: bool
 ) -> FileAnatomy | None:

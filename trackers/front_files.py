@@ -19,13 +19,13 @@ SCREENED_FILE = "screened.json"
 FRONT_FILES = ("front.html", "front.json", "front.csv", "plans.json", "study.json", JOB)
 
 
-def write_front_files(study: Study, folder: Path) -> list[Path]:
+def write_front_files(study: Study, folder: Path, final: bool = True) -> list[Path]:
     """Write ``FRONT_FILES`` into ``folder`` and say where they are.
 
     ``front.html`` needs no network; ``front.json`` is a table in pandas' "split" form;
     ``plans.json`` has the plan of every front point by trial number; ``study.json`` is
     :func:`study_record`. Screened candidates, if there are any, become one table more,
-    ``screened.json``.
+    ``screened.json``. final: the search has ended, and what takes seconds to compute is shown too.
     """
     from .study_page import study_page
 
@@ -33,7 +33,7 @@ def write_front_files(study: Study, folder: Path) -> list[Path]:
     table = front.table()
     plans = {str(point.number): point.plan.to_json() for point in front}
     texts = {
-        "front.html": study_page(study, trials=not study.driven()),
+        "front.html": study_page(study, trials=final),
         "front.json": table.to_json(orient="split", index=False, double_precision=15),
         "plans.json": json.dumps(plans, indent=1),
         "study.json": json.dumps(study_record(study, front)),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
+from .anatomies import timed_files
 from .artifact_store import intact
 from .ask import Row
 from .front_files import FRONT_FILES, SCREENED_FILE, write_front_files
@@ -73,7 +74,7 @@ class Mirror:
                 self._push_trial(runs, row, confirmed.get(number), number in on)
             self._push_search(runs, front, rows, final)
             if pictures or final:
-                self._push_pictures(runs)
+                self._push_pictures(runs, final)
             if final:
                 self._push_files(runs, front)
                 last = max((row.finished_at for row in rows.values()), default=time.time())
@@ -129,12 +130,12 @@ class Mirror:
         if steps:
             runs.log_steps(steps)
 
-    def _push_pictures(self, runs: Runs) -> None:
-        mark = self._mark()
+    def _push_pictures(self, runs: Runs, final: bool) -> None:
+        mark = self._mark(final)
         if runs.parent.tags.get(FRONT) == mark and set(runs.artifacts()).issuperset(FRONT_FILES):
             return
         with tempfile.TemporaryDirectory() as folder, mlflow_calls(_UPLOAD_SECONDS):
-            paths = write_front_files(self.study, Path(folder))
+            paths = write_front_files(self.study, Path(folder), final)
             for path in paths:
                 runs.upload(path)
         shown = [p.name for p in paths if p.name in ("front.json", SCREENED_FILE)]
@@ -178,7 +179,7 @@ class Mirror:
             return None
         return view_address(runs.experiment, key)
 
-    def _mark(self) -> str:
+    def _mark(self, final: bool) -> str:
         """A fingerprint of all that the front's files show."""
         base = [self.study.baseline_at(rung) for rung in ("measure", "confirm")]
         shown = [
@@ -186,5 +187,7 @@ class Mirror:
             [evaluation.fingerprint for evaluation in base if evaluation],
             self.study.entries(),
             self.study.job,
+            timed_files(self.study.folder),
+            final,
         ]
         return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]

@@ -89,9 +89,10 @@ def trial_note(evaluation: Evaluation, identity: CompressionPlan | None) -> str:
     if evaluation.failed:
         return f"failed: {evaluation.cause}"
     values = evaluation.values
-    parts = [legible("accuracy", values["accuracy"])] if "accuracy" in values else []
-    if "accuracy_drop" in values:
-        parts[-1:] = [f"{parts[-1]} ({points(values['accuracy_drop'])} points)"]
+    score = "accuracy" if "accuracy" in values else "fidelity"
+    lost = values.get("accuracy_drop")
+    change = "" if lost is None else f" ({points(lost)} points)"
+    parts = [legible(score, values.get(score)) + change]
     if "latency_ratio" in values:
         parts.append(f"{values['latency_ratio']:.2f}× latency")
     if "size_ratio" in values:

@@ -95,7 +95,8 @@ def test_compare_two_points_and_two_searches(digits_study: Path) -> None:
 def test_commands_write_pictures_and_reports_without_colours(
     run, digits_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "130"}.items():
+        monkeypatch.setenv(name, value)
     code, text = run("front", str(digits_study))
     assert code == 0 and "\x1b[3" in text  # a colour
     code, text = run("--no-color", "front", str(digits_study))
