@@ -14,6 +14,7 @@ from paretune.objectives.table import ERRORS, MEASURED, PLAN, STANDING
 from paretune.search.compare import compare
 from paretune.search.front_table import bar
 from paretune.search.report import front_text
+from paretune.trackers.progress import quiet
 from paretune.trackers.study import Study
 
 
@@ -97,10 +98,12 @@ def test_commands_write_pictures_and_reports_without_colours(
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "130"}.items():
         monkeypatch.setenv(name, value)
-    code, text = run("front", str(digits_study))
-    assert code == 0 and "\x1b[3" in text  # a colour
-    code, text = run("--no-color", "front", str(digits_study))
-    assert code == 0 and "\x1b[3" not in text and "█" in text
+    with Study.open(digits_study) as study:
+        assert "\x1b[3" in front_text(study)  # a colour
+        code, text = run("--no-color", "--quiet", "front", str(digits_study))
+        assert code == 0 and "█" in text
+        assert "\x1b[3" not in front_text(study)  # from here on, in this process
+        assert quiet()
     picture = tmp_path / "front.svg"
     assert run("front", str(digits_study), "--format", "svg", "--out", str(picture))[0] == 0
     assert picture.read_bytes().startswith(b"<?xml")

@@ -1,6 +1,5 @@
 """optuna-dashboard opens a study's own file: its finished trials, in the browser, offline."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -21,7 +20,8 @@ class Dashboard(LocalServer):
 
 
 def test_the_dashboard_shows_every_finished_trial(digits_study: Path, tmp_path: Path) -> None:
-    if importlib.util.find_spec("optuna_dashboard") is None:
+    program = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent))
+    if program is None:
         pytest.skip("optuna-dashboard is not installed (pip install optuna-dashboard)")
     from paretune.trackers.study import Study
 
@@ -33,8 +33,7 @@ def test_the_dashboard_shows_every_finished_trial(digits_study: Path, tmp_path: 
     port, folder = free_port(), tmp_path / "log"
     folder.mkdir()
     command = [
-        *(sys.executable, "-m", "optuna_dashboard", f"sqlite:///{file}"),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *(program, f"sqlite:///{file}", "--host", "127.0.0.1", "--port", str(port)),
     ]
     with Dashboard(command, port, folder) as server:
         listed = json.loads(urllib.request.urlopen(f"{server.uri}/api/studies", timeout=30).read())
