@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .front import ParetoFront
 from .hypervolume import SCORES, ratios
 from .objective import QUANTITIES, quantity_name
 from .point import Point
-from .ties import TIE_ERRORS, TIE_SHARE
+from .ties import TIE_ERRORS, TIE_SHARE, tie_groups
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def compare_points(front: ParetoFront, a: Point, b: Point) -> PointComparison:
     dominates = ""
     if comparable and any(signs):
         dominates = "A" if min(signs) >= 0 else "B" if max(signs) <= 0 else ""
-    tied = comparable and front.tied(a, b)
+    pair = [replace(p, front=True) for p in (a, b)]
+    tied = comparable and len(tie_groups(pair, [o.name for o in front.objectives])) == len(pair)
     return PointComparison(values, dominates, tied, _plan_differences(a.plan, b.plan))
 
 

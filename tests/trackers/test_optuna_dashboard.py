@@ -44,7 +44,7 @@ def test_the_dashboard_shows_every_finished_trial(digits_study: Path, tmp_path: 
         assert len(trials) == len(measured)
         assert {t["state"] for t in trials} == {"Complete"}
         with Chromium(tmp_path / "profile", (1400, 1000)) as browser:
-            browser.open(f"{server.uri}/dashboard/studies/{found['study_id']}/trialTable")
+            browser.open(f"{server.uri}/dashboard/studies/{found['study_id']}/trials")
             browser.wait("document.body.innerText.includes('Complete')", 60)
             assert browser.evaluate("document.body.innerText").count("Complete") >= 8
             browser.open(f"{server.uri}/dashboard/studies/{found['study_id']}")
