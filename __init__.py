@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .objectives.evaluation import Evaluation as Evaluation
     from .objectives.front import ParetoFront as ParetoFront
     from .operators.apply import apply as apply
+    from .operators.export import export as export
     from .search.run import Search as Search
     from .spaces.discover import discover as discover
     from .spaces.plan import CompressionPlan as CompressionPlan
@@ -34,6 +35,7 @@ _HOME = {
     "Task": "tasks.task",
     "apply": "operators.apply",
     "discover": "spaces.discover",
+    "export": "operators.export",
     "load_task": "tasks.load",
     "pull": "deploy.pull",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "Task",
     "apply",
     "discover",
+    "export",
     "load_task",
     "pull",
 ]

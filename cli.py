@@ -20,7 +20,9 @@ from .deploy import commands as deploy
 from .errors import EnvironmentFault, ParetuneError
 from .search import cluster_commands as cluster
 from .search import commands as search
+from .search import workbench
 from .trackers import commands as trackers
+from .trackers.progress import QUIET
 
 app = typer.Typer(
     name="paretune",
@@ -30,16 +32,26 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _state = {"debug": False}
-for room in (search, cluster, deploy, trackers):
+for room in (workbench, search, cluster, deploy, trackers):
     app.add_typer(room.app)
 
 
 @app.callback(invoke_without_command=True)
 def _options(
     debug: Annotated[bool, typer.Option(help="Show tracebacks of errors.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only results.")
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours (or set NO_COLOR).")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     _state["debug"] = debug or bool(os.environ.get("PARETUNE_DEBUG"))
+    if quiet:
+        os.environ[QUIET] = "1"
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
     if version:
         typer.echo(__version__)
         raise typer.Exit

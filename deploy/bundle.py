@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,40 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvironmentFault, InputError
-from ..trackers.artifact_store import sha256_of
 from ..trackers.durable_file import sync_folder
+from ..trackers.exchange import put_in_place
+from . import verify
+from .verify import CARD, EXAMPLES, MANIFEST, PLAN, Refused, check_files, sha256_of
 
-MANIFEST = "manifest.json"
-PLAN = "plan.json"
-CARD = "MODEL_CARD.md"
-EXAMPLES = "examples.npz"
-VERSION = 1
+VERIFIER = "verify.py"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A delivered model. ``manifest``: what MANIFEST holds (see :mod:`.manifest`)."""
+    """A delivered model. ``manifest``: what MANIFEST holds (see :mod:`.manifest`).
+
+    version: in the model registry, where it was registered.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
+    version: str | None = None
 
     @property
     def model(self) -> Path:
         """The exported file."""
         return self.folder / str(self.manifest["model"]["file"])
+
+    @property
+    def weights(self) -> Path | None:
+        """The trained torch tensors of a recovered point, for :func:`paretune.apply`."""
+        return self.folder / WEIGHTS if WEIGHTS in self.manifest["files"] else None
+
+    @property
+    def manifest_sha256(self) -> str:
+        """What the model registry remembers this bundle by."""
+        return sha256_of(self.folder / MANIFEST)
 
 
 def write_bundle(
@@ -45,57 +58,89 @@ def write_bundle(
     card: str,
     examples: tuple[np.ndarray, np.ndarray] | None,
     further: Sequence[Path] = (),
+    weights: Path | None = None,
 ) -> Bundle:
     """Write a bundle to the folder ``to``; a bundle that is there is replaced in one step.
 
-    further: files for other runtimes, under their own names.
-    Until the new one is complete and on the disk, the old one stays in place. Raises InputError
-    when ``to`` holds something that is not a bundle, EnvironmentFault when the disk refuses.
+    further: files for other runtimes, under their own names. weights: of a recovered point. The
+    manifest is completed by ``files``, the sha256 of every file but itself and the model card.
+    Until the new one is complete, checked and on the disk, the old one stays in place. Raises
+    InputError when ``to`` holds something that is not a bundle, EnvironmentFault when the disk
+    refuses.
     """
-    _check_place(to)
-    new = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        new.mkdir(parents=True)
+
+    def fill(new: Path) -> None:
         shutil.copyfile(model, new / str(manifest["model"]["file"]))
         for path in further:
             shutil.copyfile(path, new / path.name)
+        if weights is not None:
+            shutil.copyfile(weights, new / WEIGHTS)
         (new / PLAN).write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(card, encoding="utf-8")
         if examples is not None:
             np.savez(new / EXAMPLES, inputs=examples[0], outputs=examples[1])
+        shutil.copyfile(str(verify.__file__), new / VERIFIER)
+        files = {path.name: sha256_of(path) for path in sorted(new.iterdir())}
+        complete = {**manifest, "files": files}
+        (new / MANIFEST).write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
+        (new / CARD).write_text(card, encoding="utf-8")
+
+    return place_bundle(to, fill)
+
+
+def copy_bundle(source: Path, to: Path, manifest_sha256: str | None = None) -> Bundle:
+    """A copy of the bundle in the folder ``source`` at ``to``, as :func:`write_bundle` does it.
+
+    Raises InputError as :func:`read_bundle`; then what is at ``to`` stays.
+    """
+    manifest = read_bundle(source, manifest_sha256).manifest
+
+    def fill(new: Path) -> None:
+        for name in (*manifest["files"], MANIFEST, CARD):
+            if name != CARD or (source / name).is_file():
+                shutil.copyfile(source / name, new / name)
+
+    return place_bundle(to, fill)
+
+
+def place_bundle(to: Path, fill: Callable[[Path], None]) -> Bundle:
+    """Let ``fill`` write a bundle into a new folder, check it, and give it the name ``to``."""
+    _check_place(to)
+    place = Path(os.path.abspath(to))
+    new = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        new.mkdir(parents=True)
+        fill(new)
         for path in new.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(new)
-        _exchange(new, to)
+        manifest = check_files(new)
+        put_in_place(new, place)
+        sync_folder(place.parent)
     except OSError as error:
         raise EnvironmentFault(
             f"{to}: cannot be written ({error.strerror}); what was there is untouched"
         ) from None
+    except Refused as reason:
+        raise EnvironmentFault(
+            f"{to}: what was written reads back otherwise ({reason}); what was there is untouched"
+        ) from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return Bundle(to, dict(manifest))
+    return Bundle(to, manifest)
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """A bundle, its model checked against the manifest.
+def read_bundle(folder: Path, manifest_sha256: str | None = None) -> Bundle:
+    """A bundle, every file of it checked (see :func:`.verify.check_files`).
 
     Raises InputError when the folder is no bundle, or a file is not the one the manifest names.
     """
+    if not (folder / MANIFEST).is_file():
+        raise InputError(str(folder), "is not a bundle", "make one with `paretune pull`")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        name, digest = str(manifest["model"]["file"]), manifest["model"]["sha256"]
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(str(folder), "is not a bundle", "make one with `paretune pull`") from None
-    if os.path.basename(name) != name or not (folder / name).is_file():
-        raise InputError(str(folder), f"the model file {name!r} is not there", "pull it again")
-    if sha256_of(folder / name) != digest:
-        raise InputError(str(folder / name), "its content is not the manifest's", "pull it again")
-    if plan != manifest.get("plan"):
-        raise InputError(str(folder / PLAN), "is not the manifest's plan", "pull it again")
-    return Bundle(folder, manifest)
+        return Bundle(folder, check_files(folder, manifest_sha256))
+    except Refused as reason:
+        raise InputError(str(folder), str(reason), "pull it again") from None
 
 
 def _check_place(to: Path) -> None:
@@ -105,17 +150,3 @@ def _check_place(to: Path) -> None:
         raise InputError(str(to), "is a file", "name a folder")
     if any(to.iterdir()) and not (to / MANIFEST).is_file():
         raise InputError(str(to), "holds other files", "name a new folder or an earlier bundle")
-
-
-def _exchange(new: Path, to: Path) -> None:
-    old = to.with_name(f".{to.name}.{uuid.uuid4().hex[:8]}.old")
-    if to.exists():
-        os.replace(to, old)
-    try:
-        os.replace(new, to)
-    except OSError:
-        if old.exists():
-            os.replace(old, to)
-        raise
-    sync_folder(to.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import torch
 
 from ..errors import InputError, ParetuneError
 from ..objectives.evaluate import Evaluator
-from ..objectives.evaluation import Evaluation
+from ..objectives.evaluation import Artifact, Evaluation
 from ..objectives.problem import Problem, parse_target
+from ..operators.apply import apply
+from ..operators.export import export
 from ..tasks.job import load_job
 from ..tasks.load import load_task
+from ..trackers.artifact_store import sha256_of
+from ..trackers.progress import progress_bar
 from .source import Source
 
 EXAMPLES = 16
@@ -29,20 +34,29 @@ class Checked:
 
     evaluation: the numbers to write into the manifest. remeasured: they were measured anew, and
     why. examples: inputs (n, ...) and the file's outputs on them, or None when not re-run.
-    score: the score found by running the file now, or None.
+    score: the score found by running the file now, or None. task: its description (counts of
+    examples, classes), empty when it was not loaded.
     """
 
     evaluation: Evaluation
     remeasured: str | None
     examples: tuple[np.ndarray, np.ndarray] | None
     score: float | None
+    task: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check(source: Source, recorded: Evaluation, model: Path | None, scratch: Path) -> Checked:
+def check(
+    source: Source,
+    recorded: Evaluation,
+    model: Path | None,
+    scratch: Path,
+    weights: Path | None = None,
+) -> Checked:
     """Run the file on the data it was measured on and compare; measure anew where that is needed.
 
-    model: the exported file, or None when it was not kept: then the plan is carried out again. On
-    another instruction set or runtime version than the recorded one, everything is measured again.
+    model: the exported file, or None when it was not kept: then the plan is carried out again, with
+    the trained ``weights`` of a recovered point. On another instruction set or runtime version
+    than the recorded one, everything is measured again.
     Raises InputError when the score is not the recorded one, or the task cannot be loaded here.
     """
     job = load_job(source.job)
@@ -51,15 +65,22 @@ def check(source: Source, recorded: Evaluation, model: Path | None, scratch: Pat
     moved = _difference(environment, here)
     if model is None or moved:
         why = f"measured again: {moved}" if moved else "rebuilt and measured: its file was not kept"
-        return _measured_again(source, recorded, model, scratch, why)
+        return _measured_again(source, recorded, model, scratch, why, weights)
     task = load_task(job)
     split = task.evaluate if recorded.rung == "confirm" else task.search
     runtime = parse_target(job).load(model)
 
-    def predict(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
+    done = 0
 
-    result = task.score.measure(predict, split)
+    def predict(inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        outputs = torch.from_numpy(np.ascontiguousarray(runtime.predict(inputs.numpy())))
+        done += len(inputs)
+        advance(done, max(len(split), done))
+        return outputs
+
+    with progress_bar("running the file again", len(split)) as advance:
+        result = task.score.measure(predict, split)
     name = task.score.name
     expected, found = recorded.values[name], result.values[name]
     if abs(expected - found) > 1.5 / result.count:
@@ -70,22 +91,29 @@ def check(source: Source, recorded: Evaluation, model: Path | None, scratch: Pat
         )
     inputs, _ = next(iter(split.batches(EXAMPLES, limit=EXAMPLES)))
     examples = (inputs.numpy(), runtime.predict(inputs.numpy()))
-    return Checked(recorded, None, examples, found)
+    return Checked(recorded, None, examples, found, task.description)
 
 
 def _measured_again(
-    source: Source, recorded: Evaluation, model: Path | None, scratch: Path, why: str
+    source: Source,
+    recorded: Evaluation,
+    model: Path | None,
+    scratch: Path,
+    why: str,
+    weights: Path | None,
 ) -> Checked:
     problem = Problem.from_job(load_job(source.job))
     evaluator = Evaluator.for_problem(problem, scratch)
-    if model is not None and recorded.artifact is not None:
-        shutil.copyfile(model, scratch / "artifacts" / recorded.artifact.file_name)
+    artifact = recorded.artifact if model is not None else None
+    if model is not None and artifact is not None:
+        shutil.copyfile(model, scratch / "artifacts" / artifact.file_name)
+    elif weights is not None and not problem.further:
+        artifact = _exported_again(problem, recorded, weights, scratch / "artifacts")
     old = source.baseline.get(recorded.rung)
     kept = old.artifact if old is not None else None
     if kept is not None:
         source.fetch(kept, scratch / "artifacts")
     baseline = evaluator.evaluate(problem.space.identity, recorded.rung, None, kept)
-    artifact = recorded.artifact if model is not None else None
     fresh = evaluator.evaluate(recorded.plan, recorded.rung, baseline, artifact)
     for evaluation in (baseline, fresh):
         if evaluation.failed:
@@ -105,7 +133,29 @@ def _measured_again(
     split = problem.task.evaluate if recorded.rung == "confirm" else problem.task.search
     inputs, _ = next(iter(split.batches(EXAMPLES, limit=EXAMPLES)))
     examples = (inputs.numpy(), runtime.predict(inputs.numpy()))
-    return Checked(replace(fresh), why, examples, fresh.values[name])
+    return Checked(fresh, why, examples, fresh.values[name], problem.task.description)
+
+
+def _exported_again(
+    problem: Problem, recorded: Evaluation, weights: Path, folder: Path
+) -> Artifact:
+    """The file of a recovered point, from the tensors that were kept of its training."""
+    task, options = problem.task, problem.job.compress
+    inputs = torch.cat(task.calibration(problem.job.target.calibration))
+    network = apply(task.network, recorded.plan, task.example, inputs, options, weights)
+    made = export(
+        network,
+        task.example,
+        recorded.plan,
+        problem.target,
+        folder / "rebuilt",
+        inputs,
+        options=options,
+        checkpoint=weights,
+    )
+    artifact = Artifact(sha256_of(made), made.stat().st_size, problem.target.format)
+    os.replace(made, folder / artifact.file_name)
+    return artifact
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""What a bundle says about itself, for machines (manifest.json) and for people (the model card)."""
+"""What a bundle says about itself, for machines: ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import __version__
-from ..objectives.objective import QUANTITIES
 from ..objectives.point import Point
-from ..objectives.wording import legible, summary
-from .bundle import VERSION
+from ..objectives.wording import summary
 from .check import Checked
 from .formats import load_lines
 from .source import Source
+from .verify import VERSION
 
-_SHOWN = ("accuracy", "fidelity", "size_bytes", "latency_ratio")
+_OF_TRAINING = ("method", "best_epoch", "steps", "seconds", "first_score")
+_OF_DATA = ("data", "train", "search", "evaluate", "classes")
 
 
 def make_manifest(source: Source, point: Point, checked: Checked) -> dict[str, Any]:
     """The manifest: sha256, plan, measured values, baseline, versions, processor, how to load.
 
     Plain JSON. ``values`` and ``errors`` (one standard error) are those of ``rung``; ``relative``
-    to ``baseline``, the uncompressed network under the same conditions.
+    to ``baseline``, the uncompressed network under the same conditions. ``original``: the plan
+    that changes nothing, with the full channel counts. ``data``: examples of each split and the
+    classes, in the order of the model's outputs. ``compress``: how the plan was carried out.
     """
     evaluation = checked.evaluation
     artifact = evaluation.artifact
@@ -30,6 +32,8 @@ def make_manifest(source: Source, point: Point, checked: Checked) -> dict[str, A
         raise ValueError("an evaluation without a file has no manifest")
     baseline = source.baseline.get(evaluation.rung)
     file = f"model.{artifact.format}"
+    trained = source.recovered.get(point.number)
+    recovery = trained.notes.get("recovery", {}) if trained is not None else {}
     return {
         "version": VERSION,
         "paretune": __version__,
@@ -43,16 +47,21 @@ def make_manifest(source: Source, point: Point, checked: Checked) -> dict[str, A
         },
         "plan": evaluation.plan.to_json(),
         "plan_fingerprint": evaluation.plan.fingerprint,
+        "original": baseline.plan.to_json() if baseline else None,
         "summary": summary(evaluation.plan, baseline.plan if baseline else None),
         "rung": evaluation.rung,
         "examples": evaluation.notes.get("examples"),
         "values": dict(evaluation.values),
         "errors": dict(evaluation.errors),
         "baseline": dict(baseline.values) if baseline else {},
+        "baseline_errors": dict(baseline.errors) if baseline else {},
         "environment": dict(evaluation.notes.get("environment", {})),
         "remeasured": checked.remeasured,
         "checked_score": checked.score,
         "task": {k: source.job["task"].get(k) for k in ("model", "model_args", "score")},
+        "data": {key: checked.task[key] for key in _OF_DATA if key in checked.task},
+        "compress": dict(source.job.get("compress") or {}),
+        "recovery": {key: recovery[key] for key in _OF_TRAINING if key in recovery},
         "input": _input(source.job, checked),
         "load": load_lines(str(source.job["target"].get("name") or ""), file),
     }
@@ -71,67 +80,3 @@ def _input(job: Mapping[str, Any], checked: Checked) -> dict[str, Any]:
         "mean": data.get("mean"),
         "std": data.get("std"),
     }
-
-
-def _runtime(environment: Mapping[str, Any]) -> str:
-    known = [k for k in ("onnxruntime", "openvino", "executorch") if k in environment]
-    return ", ".join(f"{k} {environment[k]}" for k in known) or "an unknown runtime"
-
-
-def _further(formats: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The bundle's files for other runtimes: their numbers, and how to load each."""
-    lines: list[str] = []
-    for one in formats:
-        shown = [f"{n} {legible(n, one['values'].get(n))}" for n in _SHOWN if n in one["values"]]
-        lines += ["", f"`{one['file']}` on {_runtime(one['environment'])}: {', '.join(shown)}", ""]
-        lines += ["```python", *one["load"], "```"]
-    return lines
-
-
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """The model card as Markdown: what was compressed how, and measured on what."""
-    values, errors, base = manifest["values"], manifest["errors"], manifest["baseline"]
-    rows = []
-    for name in QUANTITIES:
-        if name not in values:
-            continue
-        shown = legible(name, values[name])
-        if name in errors:
-            shown += f" ± {legible(name, errors[name])}"
-        rows.append(f"| {name} | {shown} | {legible(name, base.get(name))} |")
-    cpu = manifest["environment"].get("cpu", {})
-    rung = {"confirm": "the evaluate split, which the search never saw"}.get(
-        manifest["rung"], "the search split, which chose this point (optimistic)"
-    )
-    lines = [
-        f"# {manifest['study']['name']}, trial {manifest['study']['trial']}",
-        "",
-        f"Compressed by paretune {manifest['paretune']}: {manifest['summary']}.",
-        "",
-        f"- Network: `{manifest['task']['model']}` {manifest['task']['model_args'] or ''}",
-        f"- File: `{manifest['model']['file']}`, {manifest['model']['size_bytes']:,} bytes, "
-        f"sha256 `{manifest['model']['sha256']}`",
-        f"- Scored on {manifest['examples']} examples of {rung}",
-        f"- Timed on {cpu.get('model', 'an unknown processor')}, "
-        f"{_runtime(manifest['environment'])}, "
-        f"{manifest['environment'].get('threads', '?')} thread(s), beside the baseline",
-        *([f"- {manifest['remeasured']}"] if manifest["remeasured"] else []),
-        "",
-        "| value | this model (± one standard error) | uncompressed |",
-        "|---|---|---|",
-        *rows,
-        "",
-        "## How to load",
-        "",
-        "```python",
-        *manifest["load"],
-        "```",
-        *_further(manifest.get("formats", ())),
-        "",
-        "## To be filled in",
-        "",
-        "- Licence of the weights and of the data:",
-        "- Intended use, and what it must not be used for:",
-        "",
-    ]
-    return "\n".join(lines)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ..errors import ParetuneError
+from ..errors import InputError, ParetuneError
 from .bundle import Bundle, write_bundle
 from .check import Checked, check
 from .formats import check_formats, deliver
-from .manifest import make_manifest, model_card
+from .manifest import make_manifest
+from .model_card import model_card
+from .registered import SCHEME, fetch_registered
 from .registry import register_bundle
 from .source import Source, choose, open_source
 
@@ -30,7 +33,8 @@ def pull(
 ) -> Bundle:
     """Deliver one point of a front as a folder: model, plan, manifest, model card.
 
-    source: a study folder, or ``"mlflow:RUN_ID"`` (a search's run with ``best``, or a trial's).
+    source: a study folder, ``"mlflow:RUN_ID"`` (a search's run with ``best``, or a trial's), or
+        ``"models:/NAME@ALIAS"``, which was chosen before and is fetched and checked only.
     to: the folder to write; an earlier bundle there is replaced in one step.
     where, best: the point best in ``best`` among those that meet ``where``; or its ``trial``.
     verify: run the file again on the recorded data and refuse it when the score differs (without
@@ -47,6 +51,12 @@ def pull(
 
     >>> bundle = pull("studies/resnet20", "out", where="accuracy_drop <= 0.01", best="latency_ms")
     """
+    if str(source).startswith(SCHEME):
+        chosen = {"where": where, "best": best, "trial": trial, "register": register}
+        for option, value in {**chosen, "format": formats or None}.items():
+            if value is not None:
+                raise InputError(f"--{option}", "a registered model was chosen already", "drop it")
+        return fetch_registered(str(source), Path(to), uri)
     check_formats(formats)
     opened = open_source(source, uri)
     point = choose(opened, where, best, trial)
@@ -55,8 +65,17 @@ def pull(
         scratch = Path(folder)
         (scratch / "artifacts").mkdir()
         model = opened.fetch(recorded.artifact, scratch) if recorded.artifact else None
+        trained = opened.recovered.get(point.number)
+        kept = trained.weights if trained is not None else None
+        weights = opened.fetch(kept, scratch) if kept is not None else None
+        if kept is not None and weights is None and model is None:
+            raise InputError(
+                f"trial {point.number}",
+                "neither its file nor its trained weights were kept",
+                "choose another point",
+            )
         if verify or model is None:
-            checked = check(opened, recorded, model, scratch)
+            checked = check(opened, recorded, model, scratch, weights)
         else:
             checked = Checked(recorded, "not run again: only the sha256 was checked", None, None)
         artifact = checked.evaluation.artifact
@@ -69,11 +88,14 @@ def pull(
         if further:
             manifest["formats"] = [dict(one.entry) for one in further]
         plan = checked.evaluation.plan.to_json()
-        card = model_card(manifest)
+        card = model_card(manifest, weights is not None)
         files = [one.path for one in further]
-        bundle = write_bundle(Path(to), model, manifest, plan, card, checked.examples, files)
+        bundle = write_bundle(
+            Path(to), model, manifest, plan, card, checked.examples, files, weights
+        )
     if register is not None:
-        register_bundle(bundle, register, alias, _registry_uri(opened, uri))
+        version = register_bundle(bundle, register, alias, _registry_uri(opened, uri))
+        return replace(bundle, version=version)
     return bundle
 
 

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from ..errors import EnvironmentFault, InputError, ParetuneError
-from ..trackers.artifact_store import sha256_of
 from ..trackers.mlflow_link import MlflowSettings, client, experiment_id, mlflow_calls, reason
-from .bundle import EXAMPLES, MANIFEST, PLAN, Bundle
-
-FOLDER = "model"
-_TAGGED = ("accuracy", "accuracy_drop", "size_bytes", "latency_ms", "latency_ratio")
+from .alias import move_alias
+from .bundle import Bundle
+from .registered import FOLDER, MANIFEST_TAG, MODEL_TAG
+from .verify import CARD, EXAMPLES, MANIFEST, Refused, check_files
 
 
 def register_bundle(bundle: Bundle, name: str, alias: str | None, uri: str | None) -> str:
     """Put a bundle into the registry as the next version of ``name``; returns that version.
 
-    The registered model.onnx is the bundle's file byte for byte (checked after the upload). alias:
-    moved to the new version last, so that it never points at half a model.
+    The registered folder holds the whole bundle byte for byte (checked after the upload) beside
+    what MLflow needs. alias: moved to the new version last, so that it never points at half a
+    model.
     Raises InputError on a name the registry refuses, EnvironmentFault when MLflow fails.
     """
     if bundle.model.suffix != ".onnx":
@@ -89,17 +89,20 @@ def _packed(bundle: Bundle, scratch: Path) -> Path:
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
     )
-    shutil.copyfile(bundle.model, packed / "model.onnx")
-    for extra in (MANIFEST, PLAN):
-        shutil.copyfile(bundle.folder / extra, packed / extra)
+    for name in (*bundle.manifest["files"], MANIFEST, CARD):
+        shutil.copyfile(bundle.folder / name, packed / name)
     return packed
 
 
 def _verify(link: Any, run_id: str, bundle: Bundle, to: Path) -> None:
     to.mkdir()
-    got = Path(link.download_artifacts(run_id, f"{FOLDER}/model.onnx", str(to)))
-    if sha256_of(got) != bundle.manifest["model"]["sha256"]:
-        raise EnvironmentFault("MLflow gives back another file than was uploaded; not registered")
+    got = Path(link.download_artifacts(run_id, FOLDER, str(to)))
+    try:
+        check_files(got, bundle.manifest_sha256)
+    except Refused as refusal:
+        raise EnvironmentFault(
+            f"MLflow gives back other files than were uploaded ({refusal}); not registered"
+        ) from None
 
 
 def _version(link: Any, name: str, alias: str | None, run: Any, bundle: Bundle) -> str:
@@ -110,20 +113,33 @@ def _version(link: Any, name: str, alias: str | None, run: Any, bundle: Bundle) 
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    values = bundle.manifest["values"]
-    tags = {n: f"{values[n]:.6g}" for n in _TAGGED if n in values}
-    tags |= {
-        "sha256": bundle.manifest["model"]["sha256"],
-        "plan": bundle.manifest["plan_fingerprint"],
-        "summary": bundle.manifest["summary"],
-    }
     made = link.create_model_version(
         name,
         source=f"{run.info.artifact_uri}/{FOLDER}",
         run_id=run.info.run_id,
-        tags={f"paretune.{key}": value for key, value in tags.items()},
+        tags=_tags(bundle),
         description=bundle.manifest["summary"],
     )
     if alias is not None:
-        link.set_registered_model_alias(name, alias, made.version)
+        move_alias(link, name, alias, str(made.version))
     return str(made.version)
+
+
+def _tags(bundle: Bundle) -> dict[str, str]:
+    """What the manifest says, as tags of the version: its values, and what proves the files."""
+    manifest = bundle.manifest
+    cpu = manifest["environment"].get("cpu", {})
+    told = {
+        **{name: f"{value:.6g}" for name, value in manifest["values"].items()},
+        **{f"baseline.{name}": f"{value:.6g}" for name, value in manifest["baseline"].items()},
+        "plan": manifest["plan_fingerprint"],
+        "summary": manifest["summary"],
+        "study": f"{manifest['study']['id']}/{manifest['study']['trial']}",
+        "rung": manifest["rung"],
+        "measured_on": str(cpu.get("model", "unknown")),
+    }
+    tags = {f"paretune.{key}": value for key, value in told.items()}
+    return tags | {
+        MODEL_TAG: manifest["model"]["sha256"],
+        MANIFEST_TAG: bundle.manifest_sha256,
+    }

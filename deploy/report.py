@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from ..objectives.wording import label, legible
+from .alias import Move
 from .bundle import Bundle
 
 
@@ -25,4 +26,16 @@ def print_bundle(bundle: Bundle, register: str | None, alias: str | None) -> Non
     else:
         console.print("  verified: sha256 and score are the recorded ones")
     if register:
-        console.print(f"  registered as {register}" + (f"@{alias}" if alias else ""))
+        pointed = f", {register}@{alias} points to it" if alias else ""
+        told = f"  registered as {register} version {bundle.version}{pointed}"
+        console.print(told, highlight=False, soft_wrap=True)
+
+
+def print_move(name: str, move: Move) -> None:
+    """Where an alias points now, in a line."""
+    before = f"version {move.before}" if move.before else "nothing"
+    was = "already there" if move.before == move.version else f"it was {before}"
+    Console().print(
+        f"{name}@{move.alias} is version {move.version} ({was}); its files were checked",
+        highlight=False,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ class Source:
     """A front to choose from and the files that belong to it.
 
     baseline: the identity plan's evaluation at each rung. number: the trial that the user named by
-    naming its run, or None. run_id, uri: the MLflow run of the search, where there is one.
+    naming its run, or None. folder, record: the study folder or the MLflow run it was read from.
+    recovered: what came of training a trial's plan, by the trial's number.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     number: int | None
     folder: Path | None = None
     record: RunRecord | None = None
+    recovered: Mapping[int, Evaluation] = field(default_factory=dict)
 
     def fetch(self, artifact: Artifact, to: Path) -> Path | None:
         """The exported file, copied into the folder ``to``; None where it was not kept.
@@ -78,11 +80,17 @@ def open_source(source: str | Path, uri: str | None = None) -> Source:
             baseline={rung: e for rung, e in found.items() if e is not None},
             number=None,
             folder=Path(text),
+            recovered={row.number: row.evaluation for row in study.rows("recover")},
         )
 
 
 def _from_run(record: RunRecord) -> Source:
     found = {rung: record.baseline(rung) for rung in ("measure", "confirm")}
+    recovered = {
+        entry["number"]: Evaluation.from_json(entry["rungs"]["recover"])
+        for entry in record.study["front"]
+        if "recover" in entry["rungs"]
+    }
     return Source(
         name=record.study["name"],
         study_id=record.study_id,
@@ -91,6 +99,7 @@ def _from_run(record: RunRecord) -> Source:
         baseline={rung: e for rung, e in found.items() if e is not None},
         number=record.number,
         record=record,
+        recovered=recovered,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .wording import legible, points
 
 if TYPE_CHECKING:
+    from .expression import Expression
     from .front import ParetoFront
     from .point import Point
 
@@ -93,6 +94,28 @@ def conclusion(front: ParetoFront) -> str:
     return f"Best within {_limit(found.within)}: {gains(front, point)} (trial {point.number})"
 
 
+def grouped(front: ParetoFront) -> list[tuple[str, Point]]:
+    """The answers with those that are the same point in one row: (what was asked for, point)."""
+    limits: dict[int, dict[str, list[float]]] = {}
+    for found in answers(front):
+        kinds = limits.setdefault(found.point.number, {})
+        kinds.setdefault(_TITLES[found.best], []).append(found.within)
+    return [(_phrase(kinds), front[number]) for number, kinds in limits.items()]
+
+
+def _phrase(kinds: dict[str, list[float]]) -> str:
+    """``Fastest and smallest within 0.5 to 2 points``."""
+    same: dict[tuple[float, ...], list[str]] = {}
+    for kind, limits in kinds.items():
+        same.setdefault(tuple(limits), []).append(kind)
+    out = []
+    for limits, names in same.items():
+        words = " and ".join([names[0], *(n[0].lower() + n[1:] for n in names[1:])])
+        low = f"{100 * limits[0]:g} to " if len(limits) > 1 else ""
+        out.append(f"{words} within {low}{_limit(limits[-1])}")
+    return " · ".join(out)
+
+
 def markdown(front: ParetoFront) -> str:
     """The answers as a Markdown table, relative to the baseline; for a run's description."""
     lines = [
@@ -101,12 +124,11 @@ def markdown(front: ParetoFront) -> str:
         "| | trial | accuracy | points | latency | size | what was changed |",
         "|---|---|---|---|---|---|---|",
     ]
-    for found in answers(front):
-        p = found.point
+    for asked, p in grouped(front):
         latency = legible("latency_ratio", ratio(front, p, "latency_ms"))
         size = legible("size_ratio", ratio(front, p, "size_bytes"))
         cells = [
-            found.title,
+            asked,
             str(p.number),
             legible(front.score, p.values.get(front.score)),
             points(front.drop(p)),
@@ -115,4 +137,21 @@ def markdown(front: ParetoFront) -> str:
             p.summary.replace("|", "/"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    base = front.baseline.values if front.baseline else {}
+    cells = [legible(n, base.get(n)) for n in (front.score, "latency_ms", "size_bytes")]
+    lines.append(f"| Baseline | | {cells[0]} | | {cells[1]} | {cells[2]} | unchanged |")
     return "\n".join(lines)
+
+
+def nearest_miss(goal: Expression, candidates: Sequence[Point]) -> str:
+    """That nothing meets a condition, which point comes nearest, and what it misses."""
+    nearest_one = min(candidates, key=lambda p: (goal.violation(p.values), p.number))
+    missed = [
+        f"{leaf.name} is {legible(leaf.name, nearest_one.values.get(leaf.name))}"
+        f" where {leaf} is asked for"
+        for leaf in goal.failing(nearest_one.values)
+    ]
+    return (
+        f"none of {len(candidates)} measured points meets '{goal}'; "
+        f"the nearest is trial {nearest_one.number}: {', '.join(missed)}"
+    )

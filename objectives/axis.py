@@ -75,7 +75,8 @@ def axes_of(front: ParetoFront, shown: Sequence[Point]) -> list[Axis]:
 def _axis(front: ParetoFront, name: str, shown: Sequence[Point]) -> Axis:
     costs = [p.values[name] for p in shown if name in p.values] or [1.0]
     base = front.baseline.values.get(name) if front.baseline else None
-    high = max(costs) if base is None else max(min(max(costs), 1.08 * base), base)
+    on = [p.values[name] for p in shown if p.front and name in p.values]
+    high = max(costs) if base is None else max(min(max(costs), 1.08 * base), base, *on)
     divisor, prefix = next((d, p) for start, d, p in _PREFIXES if high >= start)
     words = {"G": ", billions", "M": ", millions", "k": ", thousands", "": ""}[prefix]
     title = {

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, NothingMeetsError
+from .answers import nearest_miss
 from .dominance import costs, non_dominated
 from .evaluation import Evaluation
 from .expression import Expression, unmeasured
 from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
 from .objective import QUANTITIES, Objective, quantity_name
 from .point import Point, is_stable
-from .table import as_json, data_frame, notebook_table, write_whole
+from .table import as_json, data_frame, write_whole
 from .ties import tie_groups
-from .wording import legible, summary
+from .wording import summary
 
 if TYPE_CHECKING:
     import pandas as pd
+
+KNEE = "knee"
+"""What :meth:`ParetoFront.choose` takes for the balanced choice."""
 
 
 class ParetoFront:
@@ -154,12 +158,14 @@ class ParetoFront:
         """The best measured point that meets a condition and the constraints.
 
         where: e.g. ``"accuracy_drop <= 0.01 and size_ratio < 0.3"``; best: the value to be best
-        in, e.g. ``"latency_ms"`` (without it: the knee of the points that meet the condition).
+        in, e.g. ``"latency_ms"`` (``"knee"`` or without it: the knee of the points that meet the
+        condition, the balanced choice).
         Equal points: one on the front first, then the objectives in order, then the lower number.
 
         Raises InputError on a bad condition or a value that no point has, NothingMeetsError naming
         the nearest point and what it misses.
         """
+        best = None if best == KNEE else best
         candidates = [p for p in self.points if p.trusted]
         measured = [name for name in self.names if any(name in p.values for p in candidates)]
         if isinstance(where, str):
@@ -171,7 +177,7 @@ class ParetoFront:
         goal = Expression.all_of([*([where] if where else []), *self.constraints])
         found = [p for p in candidates if goal is None or goal.holds(p.values)]
         if goal is not None and not found:
-            raise NothingMeetsError(_nearest_point(goal, candidates))
+            raise NothingMeetsError(nearest_miss(goal, candidates))
         if best is None:
             return self._knee(found)
         owner = quantity_name(best)
@@ -258,22 +264,18 @@ class ParetoFront:
         """The front as plain JSON: what it was computed for, and each point with its plan."""
         return as_json(self, everything)
 
+    def figure(self) -> Any:
+        """A plotly figure to hover and zoom in, see :func:`~.figure.front_figure`."""
+        from .figure import front_figure
+
+        return front_figure(self, self.history())
+
     def _repr_html_(self) -> str:
-        return notebook_table(self)
+        """The answer, a picture and a table, where a notebook ends a cell with the front."""
+        from .notebook import notebook_view
+
+        return notebook_view(self)
 
     def __repr__(self) -> str:
         names = ", ".join(objective.name for objective in self.objectives)
         return f"<ParetoFront of {len(self)} among {len(self.points)} measured points: {names}>"
-
-
-def _nearest_point(goal: Expression, candidates: Sequence[Point]) -> str:
-    nearest_one = min(candidates, key=lambda p: (goal.violation(p.values), p.number))
-    missed = [
-        f"{leaf.name} is {legible(leaf.name, nearest_one.values.get(leaf.name))}"
-        f" where {leaf} is asked for"
-        for leaf in goal.failing(nearest_one.values)
-    ]
-    return (
-        f"none of {len(candidates)} measured points meets '{goal}'; "
-        f"the nearest is trial {nearest_one.number}: {', '.join(missed)}"
-    )

@@ -1,7 +1,8 @@
 """Latency of any plan from a few measured ones: a sum over layers, fitted on the target itself.
 
 A layer's time is taken as linear in its multiply-accumulates (channels filled up to the runtime's
-vector width), its outputs and a fixed cost, apart for float32 and for int8; the factors are fitted
+vector width), its outputs and a fixed cost, apart for float32 and for int8, and what passes from
+one to the other is converted; the factors are fitted
 to real candidates of the space that are exported and timed beside the baseline. So what the
 runtime does well or badly (a factorised int8 layer can be slower than a whole one) is learned on
 the machine that counts, and no multiply-accumulate is taken for a microsecond. Measured values
@@ -33,7 +34,7 @@ from ..spaces.space import SearchSpace
 from ..targets.target import Target
 from .layer_shapes import LayerShapes, ShapeTable
 
-VERSION = 1
+VERSION = 2
 FILE = ".latency_model.json"
 PRESETS, RANDOM = 6, 14  # plans that are measured
 _CHANGED = 0.3  # of the options of a random plan
@@ -43,19 +44,24 @@ _LEAST = 6  # measured plans without which nothing is fitted
 
 
 def features(shapes: LayerShapes) -> np.ndarray:
-    """What the time of a plan is a sum of, (12,): millions of multiply-accumulates with filled-up
+    """What the time of a plan is a sum of, (14,): millions of multiply-accumulates with filled-up
     channels, millions of outputs, and layers; for float32 and then for int8, each for k x k
-    kernels and then for 1 x 1 and linear layers."""
+    kernels and then for 1 x 1 and linear layers; at last millions of outputs that are converted
+    from one to the other on their way to the next layer, and how often."""
     out = np.zeros((2, 2, 3))
+    converted = times = before = passed = 0
     for name, factors in shapes.layers.items():
         rounded = int(shapes.bits[name][1] < 16)
+        if rounded != before:
+            converted, times, before = converted + passed, times + 1, rounded
         for factor in factors:
             made, read = factor.shape[:2]
             pointwise = int(prod(factor.shape[2:]) == 1)
             fill = _fill(made, rounded) * _fill(read, rounded)
             outputs = made * factor.positions
             out[rounded, pointwise] += (factor.macs * fill / 1e6, outputs / 1e6, 1.0)
-    return out.reshape(-1)
+        passed = outputs
+    return np.append(out, (converted / 1e6, times))
 
 
 def _fill(channels: int, rounded: int) -> float:
@@ -66,7 +72,7 @@ def _fill(channels: int, rounded: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """Predicted milliseconds of a plan. factors: (12,), of :func:`features`, none below zero; a
+    """Predicted milliseconds of a plan. factors: (14,), of :func:`features`, none below zero; a
     last one for the rest of the network. error: relative, of plans left out of the fit;
     correlation: their ranks' (Spearman). plans: how many were measured; seconds: what that took.
     """
@@ -84,7 +90,7 @@ class LatencyModel:
 
     @classmethod
     def fit(cls, rows: np.ndarray, measured_ms: np.ndarray) -> LatencyModel:
-        """From features (n, 12) and their measured milliseconds (n,): non-negative least squares of
+        """From features (n, 14) and their measured milliseconds (n,): non-negative least squares of
         the relative error; each row is also predicted from the others."""
         left_out = np.array(
             [

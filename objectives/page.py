@@ -1,70 +1,188 @@
-"""The front as one HTML page that needs nothing else: the answers, the picture, the table."""
+"""The front as one HTML page that needs nothing else: pictures first, then answers and tables."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from html import escape
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .answers import answers, conclusion, ratio
-from .figure import front_figure
+from .anatomy import Anatomy
+from .answers import answers, conclusion
+from .figure import unseen, view_figure, views
+from .growth import growth_figure, growth_title
+from .knobs import Knobs
+from .knobs_figure import knobs_figure
+from .layers_table import layers_table, layers_title
+from .look import ACCENT
+from .page_tables import answers_table, front_table
+from .panel import view_title
+from .size_classes import size_classes
 from .table import write_whole
 from .target_fronts import differences
-from .wording import label, legible, points
+from .wording import label, legible
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .front import ParetoFront
-    from .point import Point
-
-_RUNGS = {"measure": "measured", "recover": "recovered", "confirm": "confirmed"}
 
 
 def front_page(
-    front: ParetoFront, history: pd.DataFrame | None = None, title: str | None = None
+    front: ParetoFront,
+    history: pd.DataFrame | None = None,
+    title: str | None = None,
+    anatomies: Mapping[int, Anatomy] | None = None,
+    knobs: Knobs | None = None,
+    more: str = "",
 ) -> str:
     """The page as text, plotly included, so that it opens with no network.
 
     history: as :meth:`ParetoFront.history` gives it (default: computed). title: of the page.
+    anatomies: trial -> its layers, for the per-layer picture. knobs: which choices matter.
+    more: HTML before the footer.
     """
-    import plotly.io as pio
-
-    figure = front_figure(front, front.history() if history is None else history, title=False)
-    picture = pio.to_html(
-        figure,
-        full_html=False,
-        include_plotlyjs=True,
-        include_mathjax=False,
-        div_id="front",
-        post_script=_SCRIPT,
-        config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": _BUTTONS},
-    )
+    history = front.history() if history is None else history
+    figures: dict[str, Any] = {f"view-{a.name}": view_figure(front, a) for a in views(front)}
+    if len(history) > 1:
+        figures["growth"] = growth_figure(history)
+    if knobs is not None and knobs.knobs:
+        figures["knobs"] = knobs_figure(knobs)
     name = escape(title or "Pareto front")
+    chosen = _chosen(front)
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}: {escape(conclusion(front))}</title>
-<style>{STYLE}</style>
+<style>{page_file("page.css")}</style>
+<script>{plotly_source()}</script>
 </head>
-<body>
+<body{f' data-chosen="{chosen}"' if chosen is not None else ""}>
 <main>
 <header><p class="name">{name}</p><h1>{escape(conclusion(front))}</h1></header>
 {_tiles(front)}
-{_answers(front)}
-<section>
-{picture}
-<p class="note">Drag to zoom, double click to see all points, hover for a plan, click a point to
-find it in the table. {escape(_outside(front))}</p>{_targets(front)}
-</section>
-{_table(front)}
+{_views(front)}
+{_layers(front, anatomies or {}, chosen)}
+{answers_table(front)}
+{_search(history, knobs)}
+{front_table(front)}
+{more}
 <footer>{_footer(front)}</footer>
 </main>
+<script type="application/json" id="figures">{_json(figures)}</script>
+<script>{page_file("page.js")}</script>
 </body>
 </html>
 """
+
+
+@cache
+def plotly_source() -> str:
+    """plotly.js, as the Python package brings it (4.9 MB; it brings no smaller one)."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+@cache
+def page_file(name: str) -> str:
+    """A style sheet or script that lies beside this file."""
+    return (files(__package__ or "paretune.objectives") / name).read_text(encoding="utf-8")
+
+
+def _json(figures: Mapping[str, Any]) -> str:
+    plain = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    for figure in plain.values():
+        figure["layout"].pop("template", None)
+    return json.dumps(plain).replace("</", "<\\/")
+
+
+def _chosen(front: ParetoFront) -> int | None:
+    """The point that the page opens with: the one of its headline, else the knee."""
+    found = answers(front)
+    if found:
+        return found[0].point.number
+    return front.knee().number if len(front) else None
+
+
+def _views(front: ParetoFront) -> str:
+    """Accuracy against each cost, and one legend for both."""
+    cards = "".join(
+        f'<div><h3>{escape(view_title(front, axis))}</h3><div id="view-{axis.name}"></div></div>'
+        for axis in views(front)
+    )
+    signs = [
+        f'<span><b style="color:{kind.colour}">{kind.sign}</b>{kind.label}</span>'
+        for kind in size_classes(front)
+    ]
+    legend = ["<span>File size over the baseline’s:</span>", *signs] if signs else []
+    legend += ["<span>large: the front, bars ± 1 standard error</span>"]
+    legend += ["<span>faint: dominated</span>"]
+    if any(not (p.feasible and p.trusted) for p in front.points):
+        legend += ["<span><b>×</b>outside the constraints, or unstable</span>"]
+    legend += [f'<span><b style="color:{ACCENT}">★</b>baseline</span>']
+    hidden = unseen(front)
+    below = f"{hidden} more points lie below the first view; double click to see all. " * (
+        hidden > 0
+    )
+    return f"""<section>
+<p class="legend">{" ".join(legend)}</p>
+<div class="views">{cards}</div>
+<p class="note">{below}{escape(_splits(front))}{escape(_outside(front))}
+<span class="hands">Hover for a plan, click to see its layers, drag to zoom.</span></p>
+{_targets(front)}</section>"""
+
+
+def _splits(front: ParetoFront) -> str:
+    """Why a faint point can seem to beat the front."""
+    rungs = {p.rung for p in front.points}
+    if "confirm" not in rungs or len(rungs) == 1:
+        return ""
+    return (
+        "The front was measured again at the end, on the evaluation images; the other points keep "
+        "the search's own values, with which they were compared. "
+    )
+
+
+def _layers(front: ParetoFront, anatomies: Mapping[int, Anatomy], chosen: int | None) -> str:
+    """The per-layer picture, one panel a point, of which one is shown."""
+    known = [p for p in front.front if p.number in anatomies]
+    if not known:
+        return ""
+    chosen = chosen if chosen in anatomies else known[0].number
+    options, panels = [], []
+    for p in known:
+        words = [legible(front.score, p.values.get(front.score))]
+        words += [legible(n, p.values[n]) for n in ("latency_ms", "size_bytes") if n in p.values]
+        mark = " selected" if p.number == chosen else ""
+        text = escape(f"trial {p.number} · {' · '.join(words)} · {p.summary}")
+        options.append(f'<option value="{p.number}"{mark}>{text}</option>')
+        shown = "" if p.number == chosen else " hidden"
+        heading = escape(layers_title(f"Trial {p.number}", anatomies[p.number]))
+        panels.append(
+            f'<div data-layers="{p.number}"{shown}><h3>{heading}</h3>'
+            f"{layers_table(anatomies[p.number])}</div>"
+        )
+    return f"""<section id="layers"><h2>What was cut where
+<select id="choose" aria-label="Point of the front">{"".join(options)}</select></h2>
+<p class="note" id="chosen"></p>{"".join(panels)}</section>"""
+
+
+def _search(history: pd.DataFrame, knobs: Knobs | None) -> str:
+    """How the search went and which of its knobs matter."""
+    cards = ""
+    if len(history) > 1:
+        cards += f'<div><h3>{escape(growth_title(history))}</h3><div id="growth"></div></div>'
+    if knobs is not None:
+        picture = '<div id="knobs"></div>' if knobs.knobs else ""
+        note = f"<p class=note>{escape(knobs.how)}</p>"
+        cards += f"<div><h3>{escape(knobs.title)}</h3>{picture}{note}</div>"
+    return f'<section><h2>The search</h2><div class="views">{cards}</div></section>' * bool(cards)
 
 
 def _targets(front: ParetoFront) -> str:
@@ -83,90 +201,17 @@ def write_page(
 
 
 def _tiles(front: ParetoFront) -> str:
-    """The baseline and the size of the front, a tile each."""
+    """The baseline and the size of the front, in one line."""
     base = front.baseline.values if front.baseline else {}
     shown = [n for n in (front.score, "latency_ms", "size_bytes", "macs", "params") if n in base]
-    tiles = [("Baseline " + label(name).lower(), legible(name, base[name])) for name in shown[:4]]
+    tiles = [(label(name).lower(), legible(name, base[name])) for name in shown[:4]]
     tiles[:] = [(text.replace("macs", "MACs"), value) for text, value in tiles]
+    tiles[:1] = [(f"Baseline {text}", value) for text, value in tiles[:1]]
     tiles.append(("On the front", f"{len(front)} of {len(front.points)} measured"))
-    volumes = f"{front.hypervolume():.3f} · {front.hypervolume_useful():.3f}"
-    tiles.append(("Hypervolume · useful region", volumes))
+    volumes = f"{front.hypervolume():.3f}, {front.hypervolume_useful():.3f} in the useful region"
+    tiles.append(("Hypervolume", volumes))
     cells = [f"<div><span>{escape(t)}</span><b>{escape(v)}</b></div>" for t, v in tiles]
     return f'<section class="tiles">{"".join(cells)}</section>'
-
-
-def _answers(front: ParetoFront) -> str:
-    """The best point for each accepted loss, one row where two answers are the same point."""
-    titles: dict[int, list[str]] = {}
-    found = answers(front)
-    for one in found:
-        titles.setdefault(one.point.number, []).append(one.title)
-    near = front.nearest()
-    if not front.front and near is not None:
-        titles[near.number] = ["Nearest to the constraints"]
-    if front.front:
-        titles.setdefault(front.knee().number, []).append("Knee")
-    rows = [_row(front, front[n], " · ".join(_merged(texts))) for n, texts in titles.items()]
-    return _grid(front, rows, "What to take", "asked for") if rows else ""
-
-
-def _merged(texts: list[str]) -> list[str]:
-    """``Fastest within 1 point`` and ``Smallest within 1 point`` as one phrase."""
-    out: dict[str, list[str]] = {}
-    for text in texts:
-        kind, _, limit = text.partition(" within ")
-        out.setdefault(limit, []).append(kind)
-    joined = [(" and ".join(kinds), limit) for limit, kinds in out.items()]
-    return [
-        f"{kinds[0]}{kinds[1:].lower().replace('mac', 'MAC')}" + (f" within {limit}" * bool(limit))
-        for kinds, limit in joined
-    ]
-
-
-def _table(front: ParetoFront) -> str:
-    rows = [_row(front, p, None) for p in front.front]
-    return _grid(front, rows, f"The front: {len(front)} points", None) if rows else ""
-
-
-def _grid(front: ParetoFront, rows: list[str], heading: str, first: str | None) -> str:
-    costs = [n for n in ("latency_ms", "size_bytes", "macs") if _has(front, n)]
-    names = [*([first] if first else []), "trial", label(front.score).lower(), "points"]
-    head = [f"<th{'' if n == first else ' class=n'}>{escape(n)}</th>" for n in names]
-    head += [f"<th colspan=2>{escape(label(n))}</th>" for n in costs]
-    tail = "<th>what was changed</th>" + ("" if first else "<th>rung</th><th class=n>tie</th>")
-    return (
-        f"<section><h2>{escape(heading)}</h2><div class=scroll><table>"
-        f"<thead><tr>{''.join(head)}{tail}</tr></thead><tbody>{''.join(rows)}</tbody>"
-        "</table></div></section>"
-    )
-
-
-def _row(front: ParetoFront, p: Point, asked: str | None) -> str:
-    score = legible(front.score, p.values.get(front.score))
-    error = p.errors.get(front.score)
-    if error:
-        score += f" <small>± {100 * error:.2f}</small>"
-    cells = [] if asked is None else [f"<td class=asked>{escape(asked)}</td>"]
-    cells += [f"<td class=n>{p.number}</td>", f"<td class=n>{score}</td>"]
-    cells.append(f"<td class=n>{points(front.drop(p))}</td>")
-    for name in ("latency_ms", "size_bytes", "macs"):
-        if not _has(front, name):
-            continue
-        share = ratio(front, p, name)
-        cells.append(f"<td class=n>{escape(legible(name, p.values.get(name)))}</td>")
-        width = 0.0 if share is None else 100 * min(max(share, 0.0), 1.0)
-        text = "" if share is None else f"{share:.2f}×"
-        cells.append(f'<td class=bar>{text}<em><i style="width:{width:.0f}%"></i></em></td>')
-    cells.append(f"<td>{escape(p.summary)}</td>")
-    if asked is None:
-        tie = "" if p.tie is None else f"with {p.tie}" if p.tie != p.number else "leads"
-        cells += [f"<td>{_RUNGS[p.rung]}</td>", f"<td class=n>{tie}</td>"]
-    mark = "" if asked is not None else f' id="trial-{p.number}"'
-    return f"<tr{mark}>{''.join(cells)}</tr>"
-
-
-def _has(front: ParetoFront, name: str) -> bool:
-    return any(name in p.values for p in front.points)
 
 
 def _outside(front: ParetoFront) -> str:
@@ -188,80 +233,3 @@ def _footer(front: ParetoFront) -> str:
         "accuracy lost, 1.05× the size, 1.05× the latency, or MACs where latency is not measured) "
         "that the points dominate; useful region: the same with 0.03 lost.</p>"
     )
-
-
-_BUTTONS = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "sendDataToCloud"]
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --line: #d8dee4;
-  --card: #f6f8fa; --page: #ffffff; --bar: #9ec3e6; --mark: #fff3c4; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9aa5b1; --line: #30363d;
-  --card: #161b22; --page: #0d1117; --bar: #2f5f8a; --mark: #4d4419; } }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
-  sans-serif; }
-main { max-width: 1360px; margin: 0 auto; padding: 28px 32px 40px; }
-.name { margin: 0; color: var(--soft); font-size: 14px; }
-h1 { margin: 2px 0 18px; font-size: 26px; line-height: 1.25; letter-spacing: -0.01em; }
-h2 { margin: 30px 0 8px; font-size: 17px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px; }
-.tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 9px 14px; }
-.tiles span { display: block; color: var(--soft); font-size: 12.5px; }
-.tiles b { font-size: 17px; font-weight: 600; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
-  font-size: 14px; }
-th { text-align: left; font-weight: 500; color: var(--soft); font-size: 12.5px; }
-th, td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.n { text-align: right; }
-small { color: var(--soft); font-size: 12px; }
-.bar em { display: inline-block; width: 60px; height: 9px; margin-left: 7px;
-  background: var(--card); border-radius: 2px; }
-.bar i { display: block; height: 100%; background: var(--bar); border-radius: 2px; }
-.asked { white-space: normal; min-width: 210px; }
-tr.found td { background: var(--mark); }
-section > div { margin-top: 8px; }
-.note, footer { color: var(--soft); font-size: 13px; }
-footer { margin-top: 26px; }
-"""
-
-_SCRIPT = """
-const plot = document.getElementById('{plot_id}');
-const dark = matchMedia('(prefers-color-scheme: dark)');
-function colours() {
-  const ink = dark.matches ? '#c9d1d9' : '#4a525c';
-  const change = {'font.color': ink};
-  plot.layout.annotations.forEach((note, i) => {
-    if (note.font && (note.font.color === '#4a525c' || note.font.color === '#c9d1d9')) {
-      change['annotations[' + i + '].font.color'] = ink;
-      change['annotations[' + i + '].arrowcolor'] = ink;
-    }
-  });
-  Plotly.relayout(plot, change);
-}
-if (dark.matches) colours();
-dark.addEventListener('change', colours);
-let linking = false;
-plot.on('plotly_hover', event => {
-  if (linking || event.points[0].customdata === undefined) return;
-  const number = event.points[0].customdata;
-  const same = [];
-  plot.data.forEach((trace, curve) => {
-    const index = trace.customdata ? Array.from(trace.customdata).indexOf(number) : -1;
-    if (index >= 0) same.push({curveNumber: curve, pointNumber: index});
-  });
-  const view = found => plot.data[found.curveNumber];
-  const views = same.map(found => (view(found).xaxis || 'x') + (view(found).yaxis || 'y'));
-  linking = true;
-  Plotly.Fx.hover(plot, same, views);
-  linking = false;
-});
-plot.on('plotly_click', event => {
-  const row = document.getElementById('trial-' + event.points[0].customdata);
-  document.querySelectorAll('tr.found').forEach(old => old.classList.remove('found'));
-  if (!row) return;
-  row.classList.add('found');
-  row.scrollIntoView({behavior: 'smooth', block: 'center'});
-});
-"""

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from .answers import answer, gains, ratio
+from .answers import answer, gains
 from .axis import Axis, excluded
 from .hover import hover
+from .look import ACCENT, GREY, INK, panel_title
 from .point import Point
+from .size_classes import UNKNOWN, class_of, size_classes
 from .wording import label, legible
 
 if TYPE_CHECKING:
     from .front import ParetoFront
 
-GREY = "#8b949e"
-INK = "#4a525c"
-ACCENT = "#d1495b"  # apart from the colour scale for every kind of colour vision
 
-
-def panel_title(figure: Any, text: str, row: int, col: int) -> None:
-    """A title at the left over a panel."""
-    figure.add_annotation(
-        text=f"<b>{text}</b>",
-        x=0,
-        xref="x domain",
-        xanchor="left",
-        y=1,
-        yref="y domain",
-        yanchor="bottom",
-        yshift=8,
-        showarrow=False,
-        font={"size": 14, "color": INK},
-        row=row,
-        col=col,
-    )
-
-
-def _conclusion(front: ParetoFront, axis: Axis) -> str:
+def view_title(front: ParetoFront, axis: Axis) -> str:
+    """What a view shows, in one line."""
     found = answer(front, axis.name)
     if found is None:
         return f"{label(front.score)} against {label(axis.name).lower()}"
@@ -46,10 +26,20 @@ def _conclusion(front: ParetoFront, axis: Axis) -> str:
 
 
 def draw_panel(
-    figure: Any, front: ParetoFront, axis: Axis, column: int, floor: float, top: float
+    figure: Any,
+    front: ParetoFront,
+    axis: Axis,
+    span: tuple[float, float],
+    column: int = 1,
+    title: bool = True,
 ) -> None:
-    """One view: x = a cost, y = the score in percent."""
+    """One view: x = a cost, y = the score in percent. span: (lowest, highest) score of the view.
+
+    title: whether the panel carries its conclusion itself.
+    """
     score, place = front.score, {"row": 1, "col": column}
+    floor, top = span
+    classes = size_classes(front)
     shown = [p for p in front.points if score in p.values and axis.name in p.values]
     number = front.baseline_number
     on = [p for p in shown if p.front and p.number != number]
@@ -66,34 +56,29 @@ def draw_panel(
             hovertemplate="%{text}<extra></extra>",
             mode="markers",
             name=name,
-            legendgroup=name,
             showlegend=False,
             **style,
             **place,
         )
-        if column == 1 and points:  # its sign in the legend, in one colour
-            sign = {key: value for key, value in style["marker"].items() if key != "coloraxis"}
-            sign |= {} if isinstance(sign["color"], str) else {"color": GREY}
-            nowhere = {"x": [None], "y": [None], "mode": "markers"}
-            figure.add_scatter(**nowhere, name=name, legendgroup=name, marker=sign, **place)
 
-    def marker(points: list[Point], symbol: str, size: float, **more: Any) -> dict[str, Any]:
-        line = {"width": 0.8, "color": "rgba(90,98,108,0.9)"}
-        sizes = [ratio(front, p, "size_bytes") or 0.0 for p in points]
-        known: dict[str, Any] = {"color": GREY}
-        if points and min(sizes) > 0:
-            known = {"color": [math.log10(s) for s in sizes], "coloraxis": "coloraxis"}
-        return {"symbol": symbol, "size": size, "line": line, **known, **more}
+    def marker(points: list[Point], size: float, edge: float) -> dict[str, Any]:
+        kinds = [class_of(front, p, classes) for p in points]
+        return {
+            "color": [kind.colour if kind else UNKNOWN for kind in kinds],
+            "symbol": [kind.symbol if kind else "circle" for kind in kinds],
+            "size": size,
+            "line": {"width": edge, "color": "rgba(90,98,108,0.9)"},
+        }
 
     cross = {"symbol": "x-thin-open", "size": 6, "color": GREY, "line": {"width": 1}}
     scatter(other, "outside the constraints, or unstable", marker=cross, opacity=0.55)
-    scatter(feasible, "dominated", marker=marker(feasible, "circle", 7), opacity=0.42)
+    scatter(feasible, "dominated", marker=marker(feasible, 7, 0), opacity=0.3)
     _staircase(figure, [p for p in shown if p.front], axis, score, place)
-    bars = {"thickness": 1.4, "width": 3, "color": "rgba(110,118,129,0.8)"}
+    bars = {"thickness": 1.2, "width": 3, "color": "rgba(110,118,129,0.7)"}
     scatter(
         on,
-        "front (bars: ± 1 standard error)",
-        marker=marker(on, "diamond", 11),
+        "front",
+        marker=marker(on, 12, 1),
         error_x=bars | {"array": [axis.at(p.errors.get(axis.name, 0.0)) for p in on]},
         error_y=bars | {"array": [100 * p.errors.get(score, 0.0) for p in on]},
     )
@@ -109,7 +94,8 @@ def draw_panel(
     _baseline_lines(figure, front, axis, place)
     _shade(figure, front, axis, place, floor)
     _name_best(figure, front, axis, place)
-    panel_title(figure, _conclusion(front, axis), **place)
+    if title:
+        panel_title(figure, view_title(front, axis), **place)
     room = top - floor
     figure.update_xaxes(**axis.settings(), **place)
     figure.update_yaxes(range=[100 * (floor - 0.04 * room), 100 * (top + 0.12 * room)], **place)
@@ -151,15 +137,20 @@ def _shade(
         )  # fmt: skip
 
 
-def _staircase(figure: Any, on: list[Point], axis: Axis, score: str, place: dict[str, int]) -> None:
+def steps(on: list[Point], axis: Axis, score: str) -> list[Point]:
     """The best score that each cost buys: the front of this view's two values alone."""
-    steps: list[Point] = []
+    found: list[Point] = []
     for p in sorted(on, key=lambda p: (p.values[axis.name], -p.values[score])):
-        if not steps or p.values[score] > steps[-1].values[score]:
-            steps.append(p)
+        if not found or p.values[score] > found[-1].values[score]:
+            found.append(p)
+    return found
+
+
+def _staircase(figure: Any, on: list[Point], axis: Axis, score: str, place: dict[str, int]) -> None:
+    best = steps(on, axis, score)
     figure.add_scatter(
-        x=[axis.at(p.values[axis.name]) for p in steps],
-        y=[100 * p.values[score] for p in steps],
+        x=[axis.at(p.values[axis.name]) for p in best],
+        y=[100 * p.values[score] for p in best],
         mode="lines",
         line={"shape": "hv", "width": 1.3, "color": GREY},
         hoverinfo="skip",
@@ -174,7 +165,7 @@ def _name_best(figure: Any, front: ParetoFront, axis: Axis, place: dict[str, int
     found = answer(front, axis.name)
     if found is None:
         return
-    point = found.point
+    point, span = found.point, axis.high - axis.low
     figure.add_annotation(
         x=axis.position(axis.at(point.values[axis.name])),
         y=100 * point.values[front.score],
@@ -183,7 +174,7 @@ def _name_best(figure: Any, front: ParetoFront, axis: Axis, place: dict[str, int
         arrowwidth=1,
         arrowhead=0,
         standoff=7,
-        ax=-34,
+        ax=34 if point.values[axis.name] / axis.divisor < axis.low + 0.1 * span else -34,
         ay=-30,
         font={"size": 12, "color": INK},
         **place,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..spaces.space import SearchSpace
 from .costs import CostModel
-from .page import STYLE
+from .page import page_file
 from .sensitivity import FLOOR, Sensitivity
 
 GAINS = {"size_bytes": "bytes", "macs": "MACs", "latency_ms": "latency"}
@@ -119,7 +119,7 @@ def sensitivity_page(space: SearchSpace, rows: list[dict[str, Any]], title: str)
 <html lang="en">
 <head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: sensitivity</title><style>{STYLE}</style></head>
+<title>{name}: sensitivity</title><style>{page_file("page.css")}</style></head>
 <body><main>
 <header><p class="name">{name}</p><h1>What each single option damages and saves</h1></header>
 <section>{picture}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EnvironmentFault
 from .objective import QUANTITIES
-from .wording import legible, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,31 +97,6 @@ def as_json(front: ParetoFront, everything: bool = False) -> dict[str, Any]:
             for p in shown
         ],
     }
-
-
-def notebook_table(front: ParetoFront) -> str:
-    """The front as a small HTML table, values rounded, each beside its ratio to the baseline."""
-    head = ["trial", front.score, "points", "size", "×", "latency", "×", "what was changed"]
-    rows = []
-    for p in front.front:
-        cells = [
-            f"{p.number}{' ✓' if p.rung == 'confirm' else ''}",
-            legible(front.score, p.values.get(front.score)),
-            points(front.drop(p)),
-            legible("size_bytes", p.values.get("size_bytes")),
-            legible("size_ratio", p.values.get("size_ratio")),
-            legible("latency_ms", p.values.get("latency_ms")),
-            legible("latency_ratio", p.values.get("latency_ratio")),
-        ]
-        inner = "".join(f"<td style='text-align:right'>{escape(cell)}</td>" for cell in cells)
-        rows.append(f"<tr>{inner}<td style='text-align:left'>{escape(p.summary)}</td></tr>")
-    count = f"{len(front)} points on the front of {len(front.points)} measured (✓ confirmed)"
-    titles = "".join(f"<th>{escape(name)}</th>" for name in head)
-    return (
-        f"<p>{escape(count)}; hypervolume {front.hypervolume():.3f}, "
-        f"useful region {front.hypervolume_useful():.3f}</p>"
-        f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    )
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from ..errors import CandidateError
 from ..operators.compress import Compressed
 from ..operators.recover import Recovered, recover
 from ..operators.train import TrainingProgress
+from ..operators.trained_file import write_trained
 from ..spaces.plan import CompressionPlan
 from ..tasks.job import Job
 from ..tasks.recover_section import RecoverSection
@@ -99,20 +100,18 @@ class Trained:
 
 
 def store_weights(done: Recovered, folder: Path) -> Any:
-    """Keep a trained network's tensors as ``artifacts/<sha256>.safetensors``; the Artifact."""
+    """Keep a trained network's tensors and grids as ``artifacts/<sha256>.safetensors``; the
+    Artifact."""
     import hashlib
     import tempfile
 
-    from safetensors.torch import save_file
-
     from .evaluation import Artifact
 
-    tensors = {name: t.contiguous() for name, t in done.network.state_dict().items()}
     place = folder / "artifacts"
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place, prefix=".export-") as scratch:
         path = Path(scratch) / f"weights.{WEIGHTS}"
-        save_file(tensors, path)
+        write_trained(path, done.network, done.grids)
         with path.open("rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()

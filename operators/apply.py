@@ -25,16 +25,19 @@ def apply(
     calibration: Tensor | None = None,
     options: CompressSection | None = None,
     checkpoint: Path | str | None = None,
+    *,
+    rounded: bool = False,
 ) -> nn.Module:
     """The compressed torch network of ``plan``, for your own training code.
 
     network: the trained original, not modified. plan: a :class:`CompressionPlan` or the content of
     a ``plan.json``. example: one input (1, ...) float32. calibration: (n, ...) float32 inputs; the
     same ones that the search used give the same channels and BatchNorm statistics. options: the
-    search's ``compress`` section (``job.compress``). Bit-widths are carried out by the export, so
-    the network returned is float32; weights of fewer than 8 bits lie on their grid already.
-    checkpoint: trained tensors of this plan, a ``.safetensors`` file (a recovered point's lie in
-    the study, at ``study.artifact_path(point.evaluation.weights)``).
+    search's ``compress`` section (``job.compress``).
+    checkpoint: trained tensors of this plan, a ``.safetensors`` file: a recovered point's
+    ``weights.safetensors`` in its bundle, or your own.
+    rounded: put weights of fewer than 8 bits on the grid that their file stores, to look at what
+    it computes; without it they stay float32, for training, and :func:`paretune.export` rounds.
 
     Raises InputError when the plan does not fit the network (the layer is named), or the checkpoint
     does not fit the plan.
@@ -49,7 +52,7 @@ def apply(
     space.check(plan)
     with torch.random.fork_rng():
         made = Compressor(network, example, space, calibration, options)
-        small = made.compress(plan).network
+        small = made.compress(plan, quantised=rounded).network
     if checkpoint is not None:
         load_weights(small, str(checkpoint), "checkpoint")
     return small

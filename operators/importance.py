@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..spaces.trace import ROOTS, ChannelGroup
 from .evidence import Loss, input_means, input_rms, input_slopes, own_loss
+from .surgeon import patch_moments, removal_order
 
 Evidence = Mapping[str, Tensor]
-"""What calibration showed of each layer's input channels: module name -> (..., channels)."""
+"""What calibration showed of each layer's inputs: module name -> (..., channels)."""
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 WEIGHTS_ONLY = ("l1", "l2", "bn_scale", "fpgm", "random")
@@ -26,6 +27,7 @@ _GATHER: dict[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {
     "activation": input_rms,
     "weight_activation": input_rms,
     "activation_mean": input_means,
+    "obs": patch_moments,
 }
 METHODS = (*WEIGHTS_ONLY, *_GATHER, "taylor")
 
@@ -70,6 +72,8 @@ def channel_importance(
         activations (Sun et al., "A Simple and Effective Pruning Approach", ICLR 2024, section 3,
         taken per channel). weight_activation: ||W[:, c]||**(1 - mix) * rms**mix, from weights alone
         (mix 0) to activations alone (1); 0.5 orders the channels of one reader as activation does.
+    obs: the order in which they would go if their readers were refitted after each (see
+        surgeon.py); right with ``reconstruct``.
     activation_mean: mean absolute activation (Molchanov et al., "Pruning Convolutional Neural
         Networks", ICLR 2017, section 2.2).
     random: drawn from ``seed`` and the group's name.
@@ -81,6 +85,9 @@ def channel_importance(
         return torch.rand(group.channels, generator=source)
     if method == "taylor":
         return _taylor(group, evidence)
+    if method == "obs":
+        order = removal_order(network, group, evidence)
+        return channel_importance(network, group, "l2") if order is None else order
     total = torch.zeros(group.channels)
     for member in group.members:
         module = network.get_submodule(member.module)

@@ -13,7 +13,12 @@ from ..trackers.commands import Folder, Where
 app = typer.Typer()
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
-Format = StrEnum("Format", "table csv json html")
+Format = StrEnum("Format", "table csv json html png svg")
+CompareFormat = StrEnum("CompareFormat", "table json")
+Best = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Only the point that is best in this value, or `knee`."),
+]
 
 
 @app.command()
@@ -110,17 +115,64 @@ def search(
 def front(
     folder: Folder,
     where: Where = None,
+    best: Best = None,
     format: Annotated[Format, typer.Option(help="How to print it.")] = Format.table,
     everything: Annotated[bool, typer.Option("--all", help="All measured points.")] = False,
     out: Annotated[Optional[Path], typer.Option(help="Write to this file.")] = None,  # noqa: UP045
 ) -> None:
-    """The Pareto front of a study, as a table, CSV, JSON or an HTML page."""
+    """The Pareto front of a study: a table, CSV, JSON, an HTML page, or a picture.
+
+    The smallest that loses at most half a point: --where "accuracy_drop <= 0.5pt" --best
+    size_bytes. The fastest under 300 kB: --where "size_bytes < 300kB" --best latency_ms. The
+    balanced choice: --best knee.
+    """
     from ..trackers.study import Study
-    from .report import front_text
+    from .report import front_text, write_front_picture
 
     with Study.open(folder) as study:
-        text = front_text(study, where, format.value, everything)
+        if format in (Format.png, Format.svg):
+            path = out or study.folder / f"front.{format.value}"
+            write_front_picture(study, path, format.value, where or best)
+            typer.echo(str(path))
+            return
+        text = front_text(study, where, format.value, everything, best)
     if out is not None:
         out.write_text(text, encoding="utf-8")
     else:
         typer.echo(text, nl=not text.endswith("\n"))
+
+
+@app.command()
+def compare(
+    folder: Folder,
+    others: Annotated[
+        list[str], typer.Argument(metavar="A B|DIR2", help="Two trials, or another study folder.")
+    ],
+    format: Annotated[CompareFormat, typer.Option(help="How to print it.")] = CompareFormat.table,
+) -> None:
+    """Two points of a search side by side, or two searches: hypervolumes, and who beats whom."""
+    from .compare import compare as compared
+
+    typer.echo(compared(folder, others, format.value), nl=False)
+
+
+@app.command()
+def report(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+    where: Where = None,
+    best: Best = None,
+) -> None:
+    """One HTML file to hand to a colleague: front, layers, hardware, every trial, the job file.
+
+    Paths are cut to file names and secrets are left out. --where and --best choose the point whose
+    plan is printed (default: the knee).
+    """
+    from ..objectives.table import write_whole
+    from ..trackers.study import Study
+    from ..trackers.study_report import study_report
+
+    with Study.open(folder) as study:
+        chosen = study.front().choose(where, best) if where or best else None
+        write_whole(out, study_report(study, chosen))
+    typer.echo(str(out))

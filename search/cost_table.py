@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from types import EllipsisType
 from typing import Protocol
 
@@ -44,8 +44,8 @@ class CostTable:
 
     names: the quantities, e.g. ``size_bytes``, ``macs``; base: those of the unchanged network.
     Exact where the true cost is a sum over layers of what their own groups, bits and rank make of
-    them; what neighbouring layers do to each other beyond that (a conversion between two
-    bit-widths) is seen as far as it shows when one layer is changed alone.
+    them, and over neighbours of what their bits do to each other (a conversion between two of
+    them), at full width.
     """
 
     names: tuple[str, ...]
@@ -104,7 +104,17 @@ class CostTable:
             kept[tie] = table
         factors = [Factor(tie, table) for tie, table in kept.items()]
         factors += [_own(price, held, mine, counts) for held, mine in own if mine]
+        bits = [index[b] for layer in layers if (b := f"bits:{layer.name}") in index]
+        factors += [_between(price, tuple(sorted(two)), counts) for two in pairwise(bits)]
         return cls(names, zero, tuple(f for f in factors if np.any(f.table)))
+
+
+def _between(
+    price: Callable[[Mapping[int, int]], Floats], two: tuple[int, ...], counts: Sequence[int]
+) -> Factor:
+    """What the bits of two layers in a row cost beyond the sum of what each costs alone."""
+    table = _priced(price, two, counts, {})
+    return Factor(two, table - table[:, :1] - table[:1])
 
 
 def _own(

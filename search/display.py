@@ -10,18 +10,18 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from ..errors import InputError, nearest
-from ..objectives.answers import conclusion, ratio
+from ..objectives.answers import conclusion
 from ..objectives.wording import label, legible, points, summary
+from ..trackers.progress import quiet
 from .events import Event
+from .front_table import front_table
 
 if TYPE_CHECKING:
     from ..objectives.evaluation import Evaluation
     from ..objectives.front import ParetoFront
-    from ..objectives.point import Point
     from ..trackers.study import Study
 
 DISPLAYS = ("auto", "live", "plain", "quiet")
@@ -206,10 +206,10 @@ class LiveDisplay(PlainDisplay):
             self._bar.advance(self._task)
         if event.kind == "ended":
             self._table = Text()
-            self.console.print(front_table(self.study.front()))
+            self.console.print(live_table(self.study.front(), self.console.width))
             self._say(event)
         elif time.monotonic() >= self._due:
-            self._table = front_table(self.study.front())
+            self._table = live_table(self.study.front(), self.console.width)
             self._due = time.monotonic() + _FRONT_EVERY_S
 
     def _train(self, event: Event) -> None:
@@ -230,32 +230,14 @@ class LiveDisplay(PlainDisplay):
             self.console.print(escape(line), highlight=False)
 
 
-def front_table(front: ParetoFront, rows: int = _ROWS) -> RenderableType:
+def live_table(front: ParetoFront, width: int, rows: int = _ROWS) -> RenderableType:
     """A few points spread along the front, each beside the baseline; empty while there are none."""
-    found = front.front
+    found = list(front)
     if not found:
         return Text()
     if len(found) > rows:
-        found = tuple(found[round(i * (len(found) - 1) / (rows - 1))] for i in range(rows))
-    table = Table(
-        title=f"front: {len(front)} points", title_justify="left", box=None, padding=(0, 2)
-    )
-    table.add_column("trial", justify="right")
-    for objective in front.objectives:
-        table.add_column(label(objective.name).lower(), justify="right")
-    table.add_column("what was changed")
-    for point in found:
-        cells = [_cell(front, point, objective.name) for objective in front.objectives]
-        table.add_row(str(point.number), *cells, escape(point.summary))
-    return table
-
-
-def _cell(front: ParetoFront, point: Point, name: str) -> str:
-    text = legible(name, point.values.get(name))
-    if name == front.score and front.baseline:
-        return f"{text} ({points(front.drop(point))})"
-    share = ratio(front, point, name) if name in ("latency_ms", "size_bytes", "macs") else None
-    return text if share is None else f"{text} ({share:.2f}×)"
+        found = [found[round(i * (len(found) - 1) / (rows - 1))] for i in range(rows)]
+    return Group(Text(f"front: {len(front)} points"), front_table(front, found, width))
 
 
 def number(count: int) -> str:
@@ -286,6 +268,6 @@ def make_display(
         raise InputError("display", f"unknown display {kind!r}", nearest(kind, DISPLAYS))
     console = console or Console(stderr=True)
     if kind == "auto":
-        kind = "live" if console.is_terminal else "plain"
+        kind = "quiet" if quiet() else "live" if console.is_terminal else "plain"
     shown = {"live": LiveDisplay, "plain": PlainDisplay, "quiet": QuietDisplay}[kind]
     return shown(study, opening, console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -13,12 +14,15 @@ from ..errors import InputError, NothingMeetsError
 from ..objectives.expression import Expression
 from ..objectives.front import ParetoFront
 from ..objectives.objective import QUANTITIES
-from ..objectives.page import front_page
 from ..objectives.point import Point
 from ..objectives.target_fronts import differences
-from ..objectives.wording import label, legible
-from ..spaces.space import SearchSpace
+from ..trackers.progress import progress_bar
 from ..trackers.study import Study
+from ..trackers.study_page import study_page
+from .front_table import front_table
+
+if TYPE_CHECKING:
+    from ..spaces.space import SearchSpace
 
 WIDEST = 40
 """Rows of a table in the terminal; ``--format csv`` gives them all."""
@@ -46,8 +50,6 @@ def report_sensitivity(job: Path, out: Path | None, budget: float) -> None:
     Measured options are kept in ``.paretune`` beside the job file; a pass that was interrupted
     goes on from there. Raises InputError on another ending of ``out``.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from ..objectives.problem import Problem
     from ..objectives.screen import Screen
     from ..objectives.sensitivity import measure
@@ -59,15 +61,8 @@ def report_sensitivity(job: Path, out: Path | None, budget: float) -> None:
     problem = Problem.from_job(load_job(job))
     folder = job.resolve().parent / ".paretune"
     screen = Screen.for_problem(problem, folder)
-    columns = (*Progress.get_default_columns()[:1], BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("options", total=None)
-        table = measure(
-            screen,
-            budget,
-            folder,
-            lambda done, of: bar.update(task, completed=done, total=of),
-        )
+    with progress_bar("options") as advance:
+        table = measure(screen, budget, folder, advance)
     rows = sensitivity_rows(problem.space, screen.costs, table)
     if out is not None and out.suffix == ".html":
         text = sensitivity_page(problem.space, rows, problem.job.name)
@@ -103,7 +98,7 @@ def print_front(front: ParetoFront, folder: Path, console: Console | None = None
         wanted = " and ".join(str(c) for c in front.constraints)
         front.choose(best=front.objectives[0].name)  # raises, naming the nearest point
         raise NothingMeetsError(f"no measured point meets {wanted}")
-    console.print(front_table(front, list(front)[:WIDEST]))
+    console.print(front_table(front, list(front)[:WIDEST], console.width))
     if len(front) > WIDEST:
         console.print(f"... and {len(front) - WIDEST} more: paretune front {folder} --format csv")
     for line in differences(front):
@@ -115,65 +110,76 @@ def print_front(front: ParetoFront, folder: Path, console: Console | None = None
     )
 
 
-def front_table(front: ParetoFront, points: list[Point]) -> Table:
-    """Points of a front as a table for the terminal, the baseline first."""
-    names = [front.score, "size_bytes", "latency_ms", "macs"]
-    names = [n for n in names if any(n in p.values for p in points)]
-    objectives = [o.name for o in front.objectives if o.name not in names]
-    names += [n for n in objectives if n.removesuffix("_ratio") + "_ms" not in names]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("trial", justify="right")
-    for name in names:
-        table.add_column(label(name), justify="right")
-    table.add_column("plan", overflow="fold")
-    base = front.baseline.values if front.baseline else {}
-    table.add_row("base", *(legible(n, base.get(n)) for n in names), "unchanged", style="dim")
-    for point in points:
-        cells = [_cell(name, point, base.get(name)) for name in names]
-        tie = f" (ties with {point.tie})" if point.tie not in (None, point.number) else ""
-        table.add_row(str(point.number), *cells, point.summary + tie)
-    return table
-
-
-def _cell(name: str, point: Point, base: float | None) -> str:
-    value = point.values.get(name)
-    text = legible(name, value)
-    if value is None or base is None:
-        return text
-    if name in ("accuracy", "fidelity"):
-        return f"{text} ({100 * (value - base):+.2f})"
-    return f"{text} ({value / base:.3f}×)" if base else text
-
-
-def front_text(study: Study, where: str | None, format: str, everything: bool) -> str:
+def front_text(
+    study: Study,
+    where: str | None = None,
+    format: str = "table",
+    everything: bool = False,
+    best: str | None = None,
+) -> str:
     """The front in one of the formats ``table``, ``csv``, ``json``, ``html``.
 
-    where: only points that meet it. Raises InputError on a bad condition, NothingMeetsError when
-    nothing meets it.
+    where: only points that meet it. best: only the point that is best in this value, or the
+    ``knee``. Raises InputError on a bad condition, NothingMeetsError when nothing meets it.
     """
     front = study.front()
     if format == "html":
-        if where is not None:
-            raise InputError("--where", "a page shows every point", "use another --format")
-        return front_page(front, study.measured_front().history(), study.name)
-    points = list(front.points if everything else front)
-    if where is not None:
-        condition = Expression.parse(where, "--where", front.names or QUANTITIES)
-        points = [p for p in points if condition.holds(p.values)]
-        if not points:
-            front.choose(where, front.objectives[0].name)
-            raise NothingMeetsError(f"no point on the front meets {where!r}; try --all")
+        if where is not None or best is not None:
+            raise InputError(
+                "--format html", "a page shows every point", "leave --where and --best"
+            )
+        return study_page(study, profile=True)
+    points = _wanted(front, where, everything, best)
     numbers = {p.number for p in points}
     if format == "csv":
-        table = front.table(everything)
+        table = front.table(everything or best is not None)
         return str(table[table["number"].isin(numbers)].to_csv(index=False))
     if format == "json":
-        data = front.to_json(everything)
+        data = front.to_json(everything or best is not None)
         data["points"] = [p for p in data["points"] if p["number"] in numbers]
         return json.dumps(data, indent=1)
     console = Console()
     with console.capture() as captured:
-        console.print(front_table(front, points))
+        console.print(front_table(front, points, console.width))
         for line in differences(front):
             console.print(line, highlight=False, markup=False)
+        if best is not None:
+            console.print(
+                f"deliver it: paretune pull {study.folder} --trial {points[0].number} --to OUT",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
     return str(captured.get())
+
+
+def _wanted(
+    front: ParetoFront, where: str | None, everything: bool, best: str | None
+) -> list[Point]:
+    if best is not None:
+        return [front.choose(where, best)]
+    points = list(front.points if everything else front)
+    if where is None:
+        return points
+    condition = Expression.parse(where, "--where", front.names or QUANTITIES)
+    points = [p for p in points if condition.holds(p.values)]
+    if not points:
+        front.choose(where, front.objectives[0].name)  # raises, naming the nearest point
+        raise NothingMeetsError(f"no point on the front meets {where!r}; try --all")
+    return points
+
+
+def write_front_picture(study: Study, path: Path, kind: str, narrowed: str | None) -> None:
+    """The front as a picture, ``png`` or ``svg``, of every point.
+
+    Raises InputError when the file is named as another kind, or when points are to be left out.
+    """
+    from ..objectives.static_figure import write_picture
+
+    if narrowed is not None:
+        raise InputError(f"--format {kind}", "a picture shows every point", "leave --where, --best")
+    if path.suffix.lower() != f".{kind}":
+        raise InputError(
+            "--out", f"{path.name!r} is no .{kind} file", f"name it {path.stem}.{kind}"
+        )
+    write_picture(path, study.front())

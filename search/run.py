@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..objectives.page import write_page
 from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
+from ..objectives.table import write_whole
 from ..tasks.job import Job, load_job
 from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
+from ..trackers.study_page import study_page
 from .cluster import Cluster
 from .display import Opening, make_display
 from .driver import Budget, Driver
@@ -259,7 +260,7 @@ def _write_front(study: Study) -> None:
         return
     front = study.front()
     front.to_csv(study.folder / "front.csv")
-    write_page(study.folder / "front.html", front, study.measured_front().history(), study.name)
+    write_whole(study.folder / "front.html", study_page(study, profile=True))
 
 
 def _folder(name: str) -> str:

@@ -49,7 +49,7 @@ class OnnxRuntimeCpu:
 
     name = "onnxruntime-cpu"
     format = "onnx"
-    choices = Choices(more_bits=MORE_BITS)
+    choices = Choices(wide_step=8, wide_from=32, more_bits=MORE_BITS)
 
     def __init__(
         self,

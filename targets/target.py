@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import nn
 
 from ..spaces.choices import Choices
 from .speed_states import SpeedStates
 from .timing_result import Timing as Timing
+
+if TYPE_CHECKING:  # the front is read where torch need not be loaded
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)

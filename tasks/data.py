@@ -105,11 +105,13 @@ def _imagefolder(data: DataSection, where: Where) -> Splits:
             continue
         if path is None:
             raise InputError(where("kind"), f"the key {key!r} is missing", "name an image folder")
+        if key == "evaluate" and isinstance(path, int):
+            continue
         if not isinstance(path, str):
             raise InputError(where(key), f"expected a folder, got {path!r}", "name a folder")
         count = data.train_count if key == "train" else None
         read[key] = read_imagefolder(path, shape, where(key), count)
-    classes = read["evaluate"].classes
+    classes = read["evaluate" if "evaluate" in read else "train"].classes
     for key, images in read.items():
         differing = sorted(set(images.classes) ^ set(classes))
         if differing and (images.classes or key != "train"):
@@ -119,11 +121,32 @@ def _imagefolder(data: DataSection, where: Where) -> Splits:
                 "give both the same class folders",
             )
     train = _image_split("train", read["train"], data, where)
-    evaluate = _image_split("evaluate", read["evaluate"], data, where)
+    if "evaluate" in read:
+        evaluate = _image_split("evaluate", read["evaluate"], data, where)
+    else:
+        train, evaluate = _held_out(train, data, where)
     if "search" in read:
         search = _image_split("search", read["search"], data, where)
         return Splits(train, search, evaluate, classes)
     return Splits(train, *_divided(evaluate, data, where), classes)
+
+
+def _held_out(train: ImageSplit, data: DataSection, where: Where) -> tuple[ImageSplit, ImageSplit]:
+    """(train, evaluate): as many images as ``evaluate`` says are taken out, class-balanced.
+
+    Copies of an image of the evaluation part are left out of the training part.
+    """
+    count, total = data.evaluate, len(train)
+    if not isinstance(count, int) or not 2 <= count < total:
+        remedy = f"take 2 to {total - 1}, or name a folder"
+        raise InputError(where("evaluate"), f"{count!r} of the {total} images of train", remedy)
+    rows = balanced_part(_classes_of(train), count)
+    evaluate = train.part("evaluate", rows)
+    rest = train.part("train", np.delete(np.arange(total), rows))
+    kept = _not_in(rest, evaluate)
+    if not len(kept):
+        raise InputError(where("train"), "all images are copies of a few", "check the data")
+    return (rest if len(kept) == len(rest) else rest.part("train", kept)), evaluate
 
 
 def _torchvision(data: DataSection, where: Where) -> Splits:

@@ -83,7 +83,7 @@ def load_job(source: Path | str | Mapping[str, Any] | Job) -> Job:
 
 def job_schema() -> dict[str, Any]:
     """The JSON Schema of job files, for editors."""
-    return Job.model_json_schema()
+    return JobSections.model_json_schema()
 
 
 def _validated(data: dict[str, Any], name: str, lines: Lines | None) -> Job:

@@ -16,15 +16,17 @@ class RecoverSection(Section):
 
     method: distil (from the original network), finetune (on the labels alone) or none.
     epochs, minutes: when training ends, for one point, whichever comes first (default: 3 epochs).
-    top: how many points. temperature, mix: softened outputs, and their weight against the labels.
-    features: module names whose outputs are matched too, or auto: the last feature map of each
-        resolution; feature_weight: their weight.
-    optimiser, lr, momentum, weight_decay, schedule, warmup (share of the training), batch: as in
-        torch; lr absent = 0.01 for sgd, 0.001 for adamw.
+    top: how many points. temperature: of the softened outputs. mix: their weight against the
+        labels.
+    features: module names whose outputs are matched too, or auto, which is the last feature map of
+        each resolution. feature_weight: their weight.
+    optimiser, momentum, weight_decay, schedule, batch: as in torch. lr: default 0.01 for sgd,
+        0.001 for adamw. warmup: share of the training.
     augment: crop_flip (absent: for images), none, or ``module:callable``, ``file.py:callable``:
         (inputs (n, ...), torch.Generator) -> inputs.
-    device: auto, cpu, cuda or cuda:1; precision: auto = bf16 where the device computes in it.
+    device: auto, cpu, cuda or cuda:1. precision: auto = bf16 where the device computes in it.
     patience: stop after so many epochs without a better score on ``holdout`` training examples.
+    holdout: training examples that only score. seed: of the order of examples and augmentation.
     """
 
     method: Literal["finetune", "distil", "none"] = "distil"

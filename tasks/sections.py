@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from .cluster_section import ClusterSection
 from .compress_section import CompressSection
 from .recover_section import RecoverSection
 from .section import Arguments, Count, Section, Several, Share, Text, distinct
+from .tracker_section import TrackerSection
 
 
 class DataSection(Section):
     """The data: ``kind`` says where it comes from, the rest how it is read and divided.
 
     kind: digits, imagefolder, torchvision, or a callable (``module:callable``,
-        ``file.py:callable``) that returns the data sets; ``args`` are its arguments.
-    train, search, evaluate: imagefolder: folders with a folder a class. digits: numbers of images.
-        ``search`` as a number takes that many examples, class-balanced, out of the evaluation data
-        (default: 1000, at most half of it); the figures are then reported on the rest.
+        ``file.py:callable``) that returns the data sets.
+    train: what calibration and recovery read. For imagefolder a folder with a folder a class, for
+        digits a number of images.
+    evaluate: what the final figures are reported on, like ``train``. For imagefolder a number
+        takes that many images, class-balanced, out of ``train`` (which the network must then not
+        have been trained on).
+    search: what scores the search, like ``train``. A number takes that many examples,
+        class-balanced, out of ``evaluate`` (default: 1000, at most half of it), and the figures
+        are then reported on the rest.
     train_count: use only that many training examples (a class-balanced part).
-    size, resize: pixels. Images of another size have their shorter side resized to ``resize``
-        (default: size) and the centre cropped to ``size`` x ``size``.
-    channels: 3 (default) or 1, for imagefolder. mean, std: one number a channel, for pixels / 255.
-    dataset, root, download: torchvision: which set, its folder, whether it may be downloaded.
+    size: pixels. Images of another size have their shorter side resized and the centre cropped to
+        ``size`` x ``size``.
+    resize: pixels of the shorter side before the crop (default: ``size``).
+    channels: 3 (default) or 1, for imagefolder.
+    mean, std: one number a channel, for pixels / 255.
+    dataset: for torchvision, which set. root: its folder. download: whether it may be downloaded.
+    args: arguments of the callable.
     """
 
     kind: Text
@@ -50,11 +58,12 @@ class TaskSection(Section):
     """WHAT is compressed.
 
     model: ``module:callable`` or ``file.py:callable`` that returns an nn.Module, or
-        ``torchvision:resnet18``; model_args: its arguments.
+        ``torchvision:resnet18``. model_args: its arguments.
     weights: a ``.safetensors`` or ``.pt`` file, or ``torchvision:IMAGENET1K_V1``.
-    score: accuracy, fidelity (no labels needed), or a callable ``(predict, batches) -> float``.
-    loss, divergence: callables ``(outputs, targets) -> scalar`` and ``(original, candidate) ->
-        scalar``; default cross-entropy and KL.
+    data: where examples come from. score: accuracy, fidelity (no labels needed), or a callable
+        ``(predict, batches) -> float``.
+    loss: a callable ``(outputs, targets) -> scalar`` (default: cross-entropy). divergence: a
+        callable ``(original, candidate) -> scalar`` (default: KL).
     """
 
     model: Text
@@ -67,7 +76,11 @@ class TaskSection(Section):
 
 
 class Prune(Section):
-    """How far channels may be cut: the smallest share kept, and the step in channels."""
+    """How far channels may be cut.
+
+    smallest_keep: the smallest share of a group's channels that is kept. step: of the channels
+        offered (default: by the target).
+    """
 
     smallest_keep: Share = 0.25
     step: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -97,10 +110,12 @@ _PAIR = r"^w\d+a\d+$"  # bits of the weights and of the activations, e.g. w4a32
 
 
 class SpaceSection(Section):
-    """What may change. freeze: module names left alone; absent = the classifier.
+    """What may change.
 
-    zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file smaller.
-    bits: weight bits, e.g. ``[4, 8, 32]``; ``w4a32`` names those of the activations too.
+    prune: whether channels may be cut, and how far. bits: weight bits, e.g. ``[4, 8, 32]``;
+        ``w4a32`` names those of the activations too. rank: whether layers may be factorised, and
+        how. zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file
+        smaller. freeze: module names left alone (default: the classifier).
     """
 
     prune: bool | Prune = True
@@ -131,11 +146,12 @@ class SpaceSection(Section):
 
 
 class RemoteSection(Section):
-    """What a ``remote:https://board:8765`` target needs; see targets/remote.py.
+    """What a ``remote:https://board:8765`` target needs.
 
-    token_file: a copy of the agent's. fingerprint: of its certificate, as the agent prints it (a
-    list for several boards); ca: a file of authorities instead. boards: further addresses of
-    identical boards. patience: seconds that all boards may be gone.
+    runtime: the target that the board is. token_file: a copy of the agent's. fingerprint: of its
+    certificate, as the agent prints it (a list for several boards). ca: a file of authorities
+    instead. boards: further addresses of identical boards. patience: seconds that all boards may
+    be gone.
     """
 
     runtime: Text = "onnxruntime-cpu"
@@ -147,11 +163,15 @@ class RemoteSection(Section):
 
 
 class TargetSection(Section):
-    """WHERE it runs. name: absent = the one the objectives name, else onnxruntime-cpu.
+    """WHERE it runs.
 
-    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
+    name: of the target (default: the one the objectives name, else onnxruntime-cpu).
     also: further targets that every plan is measured on (objectives may name them too). options:
         what only some targets take, by target: ``{openvino-cpu: {precision: bfloat16}}``.
+    format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
+    calibration: training inputs that set activation ranges, channel importance and BatchNorm
+        statistics. batch: examples in a timed call. threads: of a timed call. remote: the board,
+        where the target is one.
     """
 
     name: Text | None = None
@@ -165,17 +185,24 @@ class TargetSection(Section):
 
 
 class PatienceSection(Section):
-    """Stop when the hypervolume grew by at most ``growth`` per cent over ``trials`` trials."""
+    """Stop when the hypervolume has hardly grown for a while.
+
+    trials: the while. growth: per cent that count as hardly.
+    """
 
     trials: Annotated[int, Field(ge=1, le=100_000)]
     growth: Annotated[float, Field(ge=0, le=1000)] = 0.1
 
 
 class SearchSection(Section):
-    """Budget and sampler. timeout in minutes, deadline in seconds for one candidate.
+    """Budget and sampler.
 
-    screen: candidates tried cheaply for each trial that is measured (default: 8 with guided, else
-        0). patience: when to stop before the budget is spent.
+    trials: plans that are measured. timeout: minutes for the whole search. patience: when to stop
+        before the budget is spent. sampler: who proposes plans. screen: candidates tried cheaply
+        for each trial that is measured (default: 8 with guided, else 0). seed: the same seed gives
+        the same first proposals. workers: processes that measure. window: trials in flight at once
+        (default: as many as workers). deadline: seconds for one candidate. memory_gb: memory of
+        one worker. population: of nsga2 and nsga3.
     """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 100
@@ -191,51 +218,17 @@ class SearchSection(Section):
     population: Annotated[int, Field(ge=2, le=10_000)] | None = None
 
 
-class MlflowSection(Section):
-    """Where MLflow keeps the runs. experiment: absent = the job's name."""
-
-    uri: Text = "sqlite:///mlflow.db"
-    experiment: Text | None = None
-    artifacts: Literal["front", "none"] = "front"
-
-    @field_validator("uri")
-    @classmethod
-    def _no_secret(cls, uri: str) -> str:
-        if uri.startswith("http") and "@" in urlsplit(uri).netloc:
-            raise PydanticCustomError(
-                "secret",
-                "the address carries a password; set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD in the environment instead",
-            )
-        return uri
-
-
-def _no_password(address: str) -> str:
-    if ":" in urlsplit(address).netloc.rpartition("@")[0]:
-        raise PydanticCustomError(
-            "secret",
-            "the address carries a password; leave it out and set PGPASSWORD (or ~/.pgpass), "
-            "AWS_SECRET_ACCESS_KEY ... in the environment instead",
-        )
-    return address
-
-
-Address = Annotated[Text, AfterValidator(_no_password)]
-
-
-class TrackerSection(Section):
-    """WHO remembers. storage: ``postgresql://user@host/database`` instead of ``study.db``, where
-    the driver may move to another machine (see trackers/postgres.py). artifacts: an fsspec address
-    (``s3://bucket/prefix``) for a copy of each exported file. Passwords come from the environment.
-    """
-
-    storage: Address | None = None
-    artifacts: Address | None = None
-    mlflow: MlflowSection | None = None
-
-
 class JobSections(Section):
-    """A whole job file. folder: what relative paths start from (default: the file's own folder)."""
+    """A job: what is compressed, what may change, what counts and how long to search.
+
+    name: of the study. folder: what relative paths start from (default: the file's own). task:
+        network, weights, data and score. space: what may change, layer by layer. compress: how a
+        plan is carried out. target: where the model will run. objectives: two or more values that
+        are traded against each other, each a name or ``{name: {target: ..., batch: ...}}``.
+        constraints: what a point must meet to be on the front, e.g. ``"accuracy >= 0.90"``.
+        search: budget and sampler. recover: training of the best points (default: none). tracker:
+        who remembers besides the study folder.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
     folder: Annotated[Path, Field(strict=False)] = Path()

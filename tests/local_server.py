@@ -21,11 +21,13 @@ def free_port() -> int:
 
 
 class LocalServer:
-    """A process that answers ``/health`` on a port of the loopback; enter it, or start and kill it.
+    """A process that answers ``health`` on a port of the loopback; enter it, or start and kill it.
 
     command: what to run; it must listen on ``port``. folder: its working directory; its output is
     in ``folder/log``.
     """
+
+    health = "/health"
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class LocalServer:
             )
         for _ in range(900):
             try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=1).read()
+                urllib.request.urlopen(f"{self.uri}{self.health}", timeout=1).read()
                 return
             except OSError:
                 time.sleep(0.1)

@@ -1,75 +1,110 @@
 """The pages in a real headless Chromium that can reach nothing but this machine."""
 
 import re
-import shutil
-import subprocess
-import urllib.request
 from pathlib import Path
 
 import pytest
-from local_server import LocalServer, free_port
+from chromium import Chromium
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
-)
+
+PLACE = """(() => {{
+  const plot = document.getElementById('{view}');
+  for (const trace of plot._fullData) {{
+    const i = trace.customdata ? Array.from(trace.customdata).indexOf({number}) : -1;
+    if (i < 0) continue;
+    const box = plot.getBoundingClientRect(), size = plot._fullLayout._size;
+    return [box.left + size.l + plot._fullLayout.xaxis.d2p(trace.x[i]),
+            box.top + size.t + plot._fullLayout.yaxis.d2p(trace.y[i])];
+  }}
+}})()"""
+LATENCY, SIZE = "view-latency_ms", "view-size_bytes"
+IN_VIEW = "document.elementFromPoint({x}, {y})?.closest('#view-latency_ms .nsewdrag') !== null"
+SAYING = """(() => {
+  const said = [...document.querySelectorAll('.hovertext')].map(t => t.textContent.match(/\\d+/));
+  return said.length === 2 && said[0][0] === said[1][0] && said[0][0];
+})()"""  # the trial that both views speak of
+DRAWN = "document.body.dataset.drawn === 'yes'"
 
 
-def page(address: str, profile: Path, wait_ms: int) -> str:
-    """The page as the browser holds it after its scripts ran."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    command = [
-        CHROMIUM,
-        *FLAGS,
-        f"--user-data-dir={profile}",
-        "--window-size=1400,1800",
-        f"--virtual-time-budget={wait_ms}",
-        "--dump-dom",
-        address,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-    return done.stdout
+def hover_texts(browser: Chromium, view: str) -> str:
+    script = f"[...document.querySelectorAll('#{view} .hovertext')].map(t => t.textContent).join()"
+    return str(browser.evaluate(script))
 
 
-def test_the_front_page_draws_without_a_network(digits_study: Path, tmp_path: Path) -> None:
-    text = page((digits_study / "front.html").as_uri(), tmp_path / "profile", 5000)
-    assert text.count("main-svg") >= 2, "plotly has drawn nothing"
-    assert "scatterlayer" in text
-    assert "Latency" in text and "File size" in text
+def layers_shown(browser: Chromium) -> list[str]:
+    script = (
+        "[...document.querySelectorAll('[data-layers]:not([hidden])')].map(p => p.dataset.layers)"
+    )
+    return list(browser.evaluate(script))
+
+
+def test_the_front_page_draws_and_links_its_views_without_a_network(
+    digits_study: Path, tmp_path: Path
+) -> None:
+    from paretune.trackers.study import Study
+
+    with Study.open(digits_study) as study:
+        front = study.front()
+    seen = set()
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open((digits_study / "front.html").as_uri(), DRAWN)
+        assert browser.evaluate("document.querySelectorAll('.main-svg').length") >= 4
+        for point in front:
+            x, y = browser.evaluate(PLACE.format(view=LATENCY, number=point.number))
+            if not browser.evaluate(IN_VIEW.format(x=x, y=y)):
+                continue
+            browser.hover(x, y)
+            number = int(browser.wait(SAYING, 10))  # that of the nearest, of several in one place
+            for view in (LATENCY, SIZE):
+                assert front[number].summary in hover_texts(browser, view)
+            browser.click(x, y)
+            browser.wait(f"document.querySelector('tr.found')?.id === 'trial-{number}'", 10)
+            assert layers_shown(browser) == [str(number)]
+            assert browser.evaluate("document.getElementById('choose').value") == str(number)
+            seen.add(number)
+            browser.hover(x, 5)
+            browser.wait("document.querySelectorAll('.hovertext').length === 0", 10)
+        assert seen
+        assert browser.errors == []
+        outside = [a for a in browser.requests if not a.startswith(("file:", "data:", "blob:"))]
+        assert outside == []
     source = (digits_study / "front.html").read_text(encoding="utf-8")
     fetched = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\S+", source)
     assert fetched == []
 
 
-@pytest.mark.slow
-def test_mlflow_shows_the_search_and_its_picture(digits_study: Path, tmp_path: Path) -> None:
-    from paretune.trackers.mlflow_tracker import sync
-    from paretune.trackers.mlflow_ui import ui_command
-    from paretune.trackers.study import Study
+def test_a_selection_in_one_view_is_a_selection_in_the_other(
+    digits_study: Path, tmp_path: Path
+) -> None:
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open((digits_study / "front.html").as_uri(), DRAWN)
+        numbers = browser.evaluate(
+            f"[...document.getElementById('{LATENCY}').data.filter(t => t.name === 'front')[0]"
+            ".customdata]"
+        )
+        first = {"points": [{"customdata": numbers[0]}]}
+        browser.evaluate(f"document.getElementById('{LATENCY}').emit('plotly_selected', {first})")
+        marked = browser.wait(
+            f"(() => {{const t = document.getElementById('{SIZE}').data"
+            ".filter(t => t.name === 'front')[0];"
+            "return t.selectedpoints && t.selectedpoints.map(i => t.customdata[i])})()",
+            10,
+        )
+        assert marked == [numbers[0]]
 
-    with Study.open(digits_study) as study:
-        mlflow = study.job["tracker"]["mlflow"]
-        report = sync(study, mlflow["uri"], mlflow["experiment"])
-    from mlflow import MlflowClient
 
-    link = MlflowClient(mlflow["uri"])
-    experiment = link.get_experiment_by_name(report.experiment).experiment_id
-    port, folder = free_port(), tmp_path / "ui"
-    folder.mkdir()
-    command, environment = ui_command(digits_study, port)
-    with LocalServer(command, port, folder, environment) as server:
-        root = server.uri
-        runs = page(f"{root}/#/experiments/{experiment}/runs", tmp_path / "a", 30000)
-        assert "quickstart-digits" in runs
-        run = page(f"{root}/#/experiments/{experiment}/runs/{report.run_id}", tmp_path / "b", 30000)
-        assert "hypervolume" in run
-        picture = urllib.request.urlopen(
-            f"{root}/get-artifact?path=front.html&run_uuid={report.run_id}", timeout=30
-        ).read()
-        saved = tmp_path / "front.html"
-        saved.write_bytes(picture)
-        assert page(saved.as_uri(), tmp_path / "c", 5000).count("main-svg") >= 2
+def test_the_narrow_page_begins_with_the_picture(digits_study: Path, tmp_path: Path) -> None:
+    with Chromium(tmp_path / "profile", (640, 1600)) as browser:
+        browser.open((digits_study / "front.html").as_uri(), DRAWN)
+        top = "document.querySelector('{}').getBoundingClientRect().top"
+        picture = browser.evaluate(top.format("#view-latency_ms"))
+        assert picture < 400  # on the first screen
+        shown = "[...document.querySelectorAll('table')].find(t => t.offsetParent)"
+        assert picture < browser.evaluate(f"{shown}.getBoundingClientRect().top")
+        boxes = [
+            browser.evaluate(f"document.getElementById('{v}').getBoundingClientRect().toJSON()")
+            for v in (LATENCY, SIZE)
+        ]
+        assert boxes[1]["top"] >= boxes[0]["bottom"] and boxes[0]["width"] > 560
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 640

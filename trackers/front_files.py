@@ -27,13 +27,13 @@ def write_front_files(study: Study, folder: Path) -> list[Path]:
     :func:`study_record`. Screened candidates, if there are any, become one table more,
     ``screened.json``.
     """
-    from ..objectives.page import front_page
+    from .study_page import study_page
 
-    front, history = study.front(), study.measured_front().history()
+    front = study.front()
     table = front.table()
     plans = {str(point.number): point.plan.to_json() for point in front}
     texts = {
-        "front.html": front_page(front, history, study.name),
+        "front.html": study_page(study, trials=not study.driven()),
         "front.json": table.to_json(orient="split", index=False, double_precision=15),
         "plans.json": json.dumps(plans, indent=1),
         "study.json": json.dumps(study_record(study, front)),

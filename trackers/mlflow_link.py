@@ -56,7 +56,10 @@ class MlflowSettings:
 
 
 def checked_uri(uri: str) -> str:
-    """The address, if it is one of a database or a server (MLflow's file store loses runs)."""
+    """The address, if it is one of a database or a server (MLflow's file store loses runs).
+
+    A relative ``sqlite:///FILE.db`` becomes absolute: it starts from the working directory.
+    """
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise InputError(
@@ -64,6 +67,9 @@ def checked_uri(uri: str) -> str:
             f"not an address of a database or a server: {shown(uri)!r}",
             "write sqlite:///FILE.db or http://HOST:PORT",
         )
+    start, _, path = uri.partition("sqlite:///")
+    if start == "" and path and not path.startswith(("/", ":")):
+        return f"sqlite:///{os.path.abspath(path)}"
     return uri
 
 

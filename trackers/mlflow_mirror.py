@@ -18,10 +18,12 @@ from .ledger import FINAL_RUNGS
 from .mlflow_link import MlflowSettings, mlflow_calls, reason
 from .mlflow_runs import CAUSE, NOTE, PARETO, Runs
 from .mlflow_view import (
+    run_files,
     search_note,
     search_params,
     shared_view,
     trial_metrics,
+    trial_note,
     trial_params,
     view_address,
 )
@@ -88,13 +90,13 @@ class Mirror:
             if missing:
                 runs.log(run, missing, stamp)
             return
-        tags = {EVALUATION: evaluation.fingerprint, **mark}
+        identity = self.study.baseline.plan if self.study.baseline else None
+        tags = {EVALUATION: evaluation.fingerprint, NOTE: trial_note(evaluation, identity), **mark}
         if evaluation.cause is not None:
             tags[CAUSE] = evaluation.cause
         if run is None:
             start = stamp - int(1000 * sum(evaluation.seconds.values()))
             run = runs.create_child(row.number, start, tags)
-        identity = self.study.baseline.plan if self.study.baseline else None
         runs.log(run, metrics, stamp, trial_params(row, identity), mark)
         runs.end(run, "FAILED" if evaluation.failed else "FINISHED", stamp)
 
@@ -108,7 +110,9 @@ class Mirror:
         params = {k: v for k, v in params.items() if k not in runs.parent.params}
         if params:
             runs.log(runs.parent, {}, 0, params)
-        runs.tag(runs.parent, {NOTE: search_note(self.study, front, self._share(runs))})
+        files = run_files(runs.experiment, runs.parent.run_id)
+        note = search_note(self.study, front, self._share(runs, front), files)
+        runs.tag(runs.parent, {NOTE: note})
 
     def _push_history(self, runs: Runs, rows: Mapping[int, Row], final: bool) -> None:
         """Steps are logged in order of number, so that none has to be corrected later."""
@@ -147,7 +151,10 @@ class Mirror:
             return
         present = runs.artifacts("models")
         exported = [(p, p.evaluation.artifact) for p in front if p.evaluation.artifact]
-        for point, artifact in [(p, file) for p, main in exported for file in main.files]:
+        wanted = [(p, file) for p, main in exported for file in main.files]
+        trained = {row.number: row.evaluation.weights for row in self.study.rows("recover")}
+        wanted += [(p, file) for p in front if (file := trained.get(p.number)) is not None]
+        for point, artifact in wanted:
             name = f"models/{artifact.file_name}"
             if present.get(name) == artifact.size_bytes:
                 continue
@@ -159,9 +166,9 @@ class Mirror:
                 runs.upload(path, "models")
             present[name] = artifact.size_bytes
 
-    def _share(self, runs: Runs) -> str | None:
+    def _share(self, runs: Runs, front: ParetoFront) -> str | None:
         """The comparison view's link. Best effort: MLflow does not promise to keep such views."""
-        key, state = shared_view(self.study)
+        key, state = shared_view(self.study, front)
         try:
             runs.share(key, state)
         except Exception as error:

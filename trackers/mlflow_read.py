@@ -92,7 +92,7 @@ def read_run(run_id: str, uri: str | None = None) -> RunRecord:
     uri: default MLFLOW_TRACKING_URI. Raises InputError when it is no run of paretune's or the run
     is not finished, EnvironmentFault when MLflow cannot be reached.
     """
-    where, address = f"mlflow:{run_id}", _address(uri)
+    where, address = f"mlflow:{run_id}", found_address(uri)
     if not _RUN_ID.match(run_id):
         raise InputError(where, "not the id of a run", "copy it from the run's page")
     with _failures(where, address), mlflow_calls(30):
@@ -138,7 +138,7 @@ def download_artifact(run_id: str, path: str, to: Path | str, uri: str | None = 
     A file named by its sha256 is checked against its name. Raises InputError on a path that leaves
     the run, EnvironmentFault when it cannot be had or its bytes do not match.
     """
-    where, address = f"mlflow:{run_id}", _address(uri)
+    where, address = f"mlflow:{run_id}", found_address(uri)
     parts = PurePosixPath(path)
     if not path or parts.is_absolute() or ".." in parts.parts or "\\" in path:
         raise InputError(where, f"not a path inside the run: {path!r}", "")
@@ -191,7 +191,11 @@ def _list(link: Any, run_id: str, folder: str | None) -> list[Any]:
     return [item for item in link.list_artifacts(run_id, folder) if not item.is_dir]
 
 
-def _address(uri: str | None) -> str:
+def found_address(uri: str | None) -> str:
+    """MLflow's address: ``uri``, MLFLOW_TRACKING_URI or ``mlflow.db`` in the working directory.
+
+    Raises InputError when there is none.
+    """
     found = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not found and Path("mlflow.db").is_file():
         found = f"sqlite:///{Path('mlflow.db').resolve()}"
@@ -199,9 +203,10 @@ def _address(uri: str | None) -> str:
         raise InputError(
             "MLflow", "no address is given", "set MLFLOW_TRACKING_URI, e.g. http://127.0.0.1:5000"
         )
+    found = checked_uri(found)
     if found.startswith("sqlite:///") and not database_file(found).is_file():
         raise InputError("MLflow", f"there is no database at {found!r}", "check the address")
-    return checked_uri(found)
+    return found
 
 
 @contextmanager

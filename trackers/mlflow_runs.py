@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,12 @@ class Runs:
 
     def _create_parent(self) -> Known:
         tags = {KIND: "search", STUDY: self._study.id, "mlflow.source.name": "paretune"}
-        run = self.client.create_run(self.experiment, tags=tags, run_name=self._study.name)
+        begun = [
+            row.finished_at - sum(row.evaluation.seconds.values()) for row in self._study.history()
+        ]
+        run = self.client.create_run(
+            self.experiment, int(1000 * min(begun, default=time.time())), tags, self._study.name
+        )
         self.created.add(run.info.run_id)
         return Known(run.info.run_id, "RUNNING", tags)
 

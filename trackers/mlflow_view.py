@@ -9,6 +9,7 @@ from typing import Any
 from ..objectives.answers import answers, conclusion, markdown
 from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
+from ..objectives.wording import legible, points, summary
 from ..spaces.plan import CompressionPlan
 from .ask import Row
 from .plan_summary import plan_summary
@@ -53,8 +54,13 @@ def search_params(study: Study) -> dict[str, str]:
     return {k: str(v)[:500] for k, v in found.items() if v is not None and str(v) != ""}
 
 
-def search_note(study: Study, front: ParetoFront, view: str | None) -> str:
-    """The parent run's description; its first line is the answer."""
+def search_note(
+    study: Study, front: ParetoFront, view: str | None, files: str | None = None
+) -> str:
+    """The parent run's description; its first line is the answer.
+
+    view: address of the comparison view; files: of the run's artifacts, for links.
+    """
     rows = study.rows("measure")
     failed = sum(row.evaluation.failed for row in rows)
     lines = [
@@ -64,12 +70,33 @@ def search_note(study: Study, front: ParetoFront, view: str | None) -> str:
         f"Hypervolume {front.hypervolume():.4f}, near the baseline "
         f"{front.hypervolume_useful():.4f}.",
         "",
-        "Picture: artifact front.html. Table: front.json, front.csv. Plans: plans.json.",
+        f"Picture: {_link('front.html', files)}. Table: {_link('front.json', files)}, front.csv. "
+        f"Plans: {_link('plans.json', files)}.",
         f"The front's runs: filter `{_front_filter(study)}`"
         + (f", or this [comparison view]({view})." if view else "."),
         f"To production: `paretune pull mlflow:RUN_ID --best {_cost(study)} --to OUT`.",
     ]
     return "\n".join(lines)[:NOTE_LIMIT]
+
+
+def _link(name: str, files: str | None) -> str:
+    return f"[{name}]({files}/{name})" if files else name
+
+
+def trial_note(evaluation: Evaluation, identity: CompressionPlan | None) -> str:
+    """A trial's description: what it gave beside the baseline and what was changed, or why it
+    failed."""
+    if evaluation.failed:
+        return f"failed: {evaluation.cause}"
+    values = evaluation.values
+    parts = [legible("accuracy", values["accuracy"])] if "accuracy" in values else []
+    if "accuracy_drop" in values:
+        parts[-1:] = [f"{parts[-1]} ({points(values['accuracy_drop'])} points)"]
+    if "latency_ratio" in values:
+        parts.append(f"{values['latency_ratio']:.2f}× latency")
+    if "size_ratio" in values:
+        parts.append(f"{values['size_ratio']:.2f}× bytes")
+    return f"**{', '.join(parts)}** · {summary(evaluation.plan, identity)}"
 
 
 def trial_metrics(measured: Evaluation, confirmed: Evaluation | None) -> dict[str, float]:
@@ -80,13 +107,13 @@ def trial_metrics(measured: Evaluation, confirmed: Evaluation | None) -> dict[st
     return out
 
 
-def shared_view(study: Study) -> tuple[str, str]:
+def shared_view(study: Study, front: ParetoFront) -> tuple[str, str]:
     """(key, value) of the experiment tag that opens a comparison of the front's points.
 
     This is the state of MLflow's own page, which MLflow does not document: other versions may
     ignore it, and nothing else depends on it.
     """
-    names = [o.name for o in study.objectives]
+    names = _compared(study, front)
     base = {"runsCountToCompare": 100, "metricSectionId": "front", "deleted": False}
     charts: list[dict[str, Any]] = [
         {
@@ -110,11 +137,25 @@ def shared_view(study: Study) -> tuple[str, str]:
         + ["params.`mean_weight_bits`", "params.`mean_kept_share`"],
         "compareRunCharts": charts,
         "compareRunSections": [
-            {"uuid": "front", "name": "Pareto front", "display": True, "isReordered": False}
+            {
+                **{"uuid": "front", "name": "Pareto front", "display": True},
+                **{"isReordered": False, "columns": 1, "cardHeight": 340},
+            }
         ],
         "runsHiddenMode": "SHOWALL",
     }
     return f"paretune-{study.id[:8]}", json.dumps(state)
+
+
+def _compared(study: Study, front: ParetoFront) -> list[str]:
+    """The objectives' metrics: the confirmed values, once every point of the front has them."""
+    again = len(front) > 0 and all(point.rung == "confirm" for point in front)
+    return [f"confirmed_{o.name}" if again else o.name for o in study.objectives]
+
+
+def run_files(experiment: str, run: str) -> str:
+    """The address of a run's artifacts inside MLflow's pages."""
+    return f"#/experiments/{experiment}/runs/{run}/artifacts"
 
 
 def view_address(experiment: str, key: str) -> str:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from paretune.deploy.bundle import read_bundle
@@ -39,6 +38,7 @@ def test_the_bundle_is_the_measured_file_and_runs_alone(digits_study: Path, tmp_
     assert bundle.manifest["remeasured"] is None
     assert sha256_of(bundle.model) == recorded.artifact.sha256
     assert {p.name for p in bundle.folder.iterdir()} == {
+        "verify.py",
         "model.onnx",
         "plan.json",
         "manifest.json",
@@ -127,39 +127,3 @@ def test_nothing_to_choose_by_and_nothing_that_meets(digits_study: Path, tmp_pat
     (tmp_path / "full" / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="holds other files"):
         pull(digits_study, tmp_path / "full", best="size_bytes")
-
-
-def test_registered_model_answers_as_the_measured_file(digits_study: Path, tmp_path: Path) -> None:
-    import mlflow
-    import onnxruntime
-
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    bundle = pull(
-        digits_study,
-        tmp_path / "out",
-        best="latency_ms",
-        register="digits-edge",
-        alias="champion",
-        uri=uri,
-    )
-    mlflow.set_tracking_uri(uri)
-    inputs = np.load(bundle.folder / "examples.npz")["inputs"]
-    expected = onnxruntime.InferenceSession(str(bundle.model)).run(None, {"input": inputs})[0]
-    served = mlflow.pyfunc.load_model("models:/digits-edge@champion").predict(inputs)
-    found = served["output"] if isinstance(served, dict) else served
-    np.testing.assert_array_equal(np.asarray(found), expected)
-    loaded = mlflow.onnx.load_model("models:/digits-edge@champion")
-    assert loaded.graph.input[0].name == "input"
-    version = mlflow.MlflowClient().get_model_version_by_alias("digits-edge", "champion")
-    assert version.tags["paretune.sha256"] == bundle.manifest["model"]["sha256"]
-    again = pull(
-        digits_study,
-        tmp_path / "out",
-        best="size_bytes",
-        register="digits-edge",
-        alias="champion",
-        uri=uri,
-    )
-    version = mlflow.MlflowClient().get_model_version_by_alias("digits-edge", "champion")
-    assert str(version.version) == "2"
-    assert version.tags["paretune.sha256"] == again.manifest["model"]["sha256"]

@@ -226,7 +226,11 @@ def test_answers_are_the_best_within_each_loss() -> None:
     assert conclusion(front) == "Best within 0.5 points: 0.60× latency at 0.30× bytes (trial 1)"
     lines = markdown(front).splitlines()
     assert lines[0] == f"**{conclusion(front)}**"
-    assert len([line for line in lines if line.startswith(("| Fast", "| Small"))]) == len(found)
+    rows = [line.split(" | ") for line in lines if line.startswith(("| Fast", "| Small"))]
+    assert sorted(int(row[1]) for row in rows) == sorted(set(found.values()))  # a row a point
+    asked = {int(row[1]): row[0].removeprefix("| ") for row in rows}
+    assert asked[1] == "Fastest and smallest within 0.5 points"
+    assert lines[-1].startswith("| Baseline | | 90.00 % ")
     assert conclusion(front_of()) == "No measured point meets the constraints"
 
 

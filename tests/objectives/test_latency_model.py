@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import build
+from torch import nn
 
 from paretune.objectives.latency_model import (
     FILE,
@@ -30,10 +31,10 @@ def problem():
 
 
 def test_a_linear_law_is_found_again(problem) -> None:
-    """Twelve hidden costs; plans that were not measured are predicted."""
+    """Fourteen hidden costs; plans that were not measured are predicted."""
     *_, space, table = problem
     rng = np.random.default_rng(0)
-    costs = rng.uniform(0.01, 0.1, 12)
+    costs = rng.uniform(0.01, 0.1, 14)
     plans = calibration_plans(space)
     rows = np.array([features(table.shapes(plan)) for plan in plans])
     truth = rows @ costs + 0.2
@@ -48,10 +49,23 @@ def test_features_add_up_to_the_plans_multiply_accumulates(problem) -> None:
     *_, space, table = problem
     for plan in (space.identity, *calibration_plans(space)):
         shapes = table.shapes(plan)
-        found = features(shapes).reshape(2, 2, 3)
+        found = features(shapes)[:12].reshape(2, 2, 3)
         layers = sum(len(factors) for factors in shapes.layers.values())
         assert found[:, :, 2].sum() == layers
         assert found[:, :, 0].sum() >= shapes.macs / 1e6  # channels are filled up, never cut
+
+
+def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
+    """On a chain of three layers, by hand: int8 in the middle is converted to and back from."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1), nn.Linear(6, 5)).eval()
+    example = torch.zeros(1, 3, 6, 6)
+    space = discover(network, example)
+    table = ShapeTable(space, network, example)
+    bits = [n for n in space.parameters if n.startswith("bits:")]
+    plan = space.plan({bits[1]: 1})
+    assert plan.layers["1"].activation_bits == 8
+    assert features(table.shapes(plan))[12:] == pytest.approx([(4 * 36 + 8 * 36) / 1e6, 2])
+    assert not features(table.shapes(space.identity))[12:].any()
 
 
 def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:

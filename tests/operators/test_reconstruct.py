@@ -9,9 +9,9 @@ from small_networks import NETWORKS, build
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paretune.operators.answers import PLACES, record_answers
 from paretune.operators.compress import Compressor
 from paretune.operators.curvature import output_curvature
-from paretune.operators.reconstruct import PLACES, record_answers
 from paretune.operators.refine import refine
 from paretune.operators.sampling import Places, affordable
 from paretune.operators.sums import WatchedSums
@@ -21,6 +21,7 @@ from paretune.spaces.plan import METHODS
 from paretune.spaces.space import SearchSpace
 from paretune.tasks.compress_section import CompressSection
 
+PLAIN = CompressSection(reconstruct=False, whiten=False)
 FIT = CompressSection(reconstruct=True, whiten=True, normalise="none")
 
 
@@ -83,7 +84,9 @@ def test_a_reader_of_cut_channels_is_the_least_squares_solution() -> None:
     best = np.square(np.c_[x, np.ones(len(x))] @ solution - y).mean()
     error = float((found - target).square().mean())
     assert error == pytest.approx(best, rel=2e-3)
-    plain = Compressor(network, inputs[:1], space, inputs, CompressSection(normalise="none"))
+    plain = Compressor(
+        network, inputs[:1], space, inputs, PLAIN.model_copy(update={"normalise": "none"})
+    )
     before = plain.compress(plan).network
     with torch.no_grad():
         cut = before.b(functional.relu(before.a(inputs)))
@@ -120,7 +123,7 @@ def test_every_network_and_method_is_reconstructed_without_touching_the_input(na
     compressor = Compressor(
         network, example, space, inputs, CompressSection(reconstruct=True, whiten=True)
     )
-    plain = Compressor(network, example, space, inputs, CompressSection())
+    plain = Compressor(network, example, space, inputs, PLAIN)
     with torch.inference_mode():
         same = compressor.compress(space.identity).network(inputs)
         assert (same - network(inputs)).abs().max() == 0
@@ -143,7 +146,7 @@ def test_answers_come_nearer_on_inputs_not_seen() -> None:
     space = discover(network, example)
     plan = space.plan({"keep:a": 1, "rank:b": 1, "rank:c": 2})
     errors = []
-    for options in (CompressSection(), CompressSection(reconstruct=True, whiten=True)):
+    for options in (PLAIN, CompressSection(reconstruct=True, whiten=True)):
         small = Compressor(network, example, space, seen, options).compress(plan).network
         with torch.inference_mode():
             errors.append(float((small(unseen) - network(unseen)).square().mean()))
@@ -198,7 +201,7 @@ def test_curvature_is_the_gauss_newton_matrix() -> None:
 def test_refining_draws_the_answers_nearer_and_leaves_the_flags() -> None:
     network, space, inputs = chain()
     plan = space.plan({"keep:a": 2})
-    small = Compressor(network, inputs[:1], space, inputs, CompressSection()).compress(plan).network
+    small = Compressor(network, inputs[:1], space, inputs, PLAIN).compress(plan).network
     flags = [p.requires_grad for p in small.parameters()]
 
     def error() -> float:

@@ -15,6 +15,7 @@ from paretune.operators.augment import unchanged
 from paretune.operators.compress import Compressed, Compressor
 from paretune.operators.recover import recover
 from paretune.operators.train import Training
+from paretune.tasks.compress_section import CompressSection
 from paretune.tasks.recover_section import RecoverSection
 
 
@@ -27,7 +28,8 @@ def task():
 def made(task):
     space, plan = small_task.quartered(task)
     inputs = torch.cat(task.calibration())
-    return Compressor(task.network, task.example, space, inputs).compress(plan)
+    rough = CompressSection(reconstruct=False, importance="l1")  # leaves something to win back
+    return Compressor(task.network, task.example, space, inputs, rough).compress(plan)
 
 
 def accuracy(task, network):

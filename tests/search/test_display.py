@@ -62,7 +62,7 @@ def test_live_shows_bar_front_and_last_failure(study):
     display = make_display("auto", study, OPENING, console)
     _, text = replay(study, display)
     assert "space: 10^36 plans" in text and "the budget is spent" in text
-    assert "what was changed" in text and "×)" in text
+    assert "what was changed" in text and "█" in text
     console = Console(file=io.StringIO(), width=120)
     display._bar.update(display._task, description="trials", total=10, completed=3, note="n")
     console.print(display)

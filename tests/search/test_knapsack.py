@@ -76,6 +76,26 @@ def test_cost_table_is_exact_where_costs_add_up_over_layers(emulated, seed):
         assert found == pytest.approx([true[name] for name in table.names])
 
 
+def test_conversions_between_neighbours_are_priced(emulated):
+    """Two rows of layers may share all their bits and still differ in how often they change."""
+    network = emulated.Network(blocks=3)
+
+    class Converting:
+        def costs(self, plan):
+            bits = [plan.layers[layer.name].weight_bits < 32 for layer in network.layers]
+            changes = sum(a != b for a, b in zip([False, *bits], bits, strict=False))
+            return {**network.costs(plan), "latency_ms": 1.0 + 0.1 * changes}
+
+    table = CostTable.probe(Converting(), network.plan, network.parameters, network.layers)
+    names, column = list(network.parameters), table.names.index("latency_ms")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        genotype = {n: int(rng.integers(2)) for n in names if n.startswith("bits:")}
+        row = np.array([[genotype.get(n, 0) for n in names]])
+        true = Converting().costs(network.plan(genotype))["latency_ms"]
+        assert table.costs(row)[0, column] == pytest.approx(true)
+
+
 def test_interpolated_cost_tables_stay_close(emulated, monkeypatch):
     monkeypatch.setattr("paretune.search.cost_table.MOST_PROBES", 50)
     network = emulated.Network(blocks=3)

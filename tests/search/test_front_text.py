@@ -1,0 +1,110 @@
+"""``paretune front``, ``compare`` and ``report`` on a real study."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from paretune import cli
+from paretune.errors import InputError
+from paretune.objectives.table import ERRORS, MEASURED, PLAN, STANDING
+from paretune.search.compare import compare
+from paretune.search.front_table import bar
+from paretune.search.report import front_text
+from paretune.trackers.study import Study
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.setenv("PARETUNE_QUIET", "")
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["paretune", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        found = capsys.readouterr()
+        return int(ended.value.code or 0), found.out + found.err
+
+    return call
+
+
+def test_columns_are_the_documented_ones(digits_study: Path) -> None:
+    with Study.open(digits_study) as study:
+        front = study.front()
+        table = pd.read_csv(io.StringIO(front_text(study, format="csv")))
+        data = json.loads(front_text(study, format="json"))
+    names = list(table.columns)
+    assert names[: len(STANDING)] == list(STANDING) and names[-len(PLAN) :] == list(PLAN)
+    assert [n for n in names if n in MEASURED] == list(MEASURED)
+    assert [n for n in names if n in ERRORS] == list(ERRORS)
+    assert data["version"] == 1
+    assert (
+        [p["number"] for p in data["points"]] == list(table["number"]) == [p.number for p in front]
+    )
+
+
+def test_best_is_one_point_and_says_how_to_deliver_it(digits_study: Path) -> None:
+    with Study.open(digits_study) as study:
+        front = study.front()
+        smallest = min(
+            (p for p in front.points if p.trusted and p.values["accuracy_drop"] <= 0.02),
+            key=lambda p: (p.values["size_bytes"], not p.front),
+        )
+        text = front_text(study, "accuracy_drop <= 2pt", best="size_bytes")
+        assert f"paretune pull {digits_study} --trial {smallest.number} --to OUT" in text
+        knee = json.loads(front_text(study, format="json", best="knee"))["points"]
+        assert [p["number"] for p in knee] == [front.knee().number]
+        with pytest.raises(InputError, match="a page shows every point"):
+            front_text(study, format="html", best="knee")
+
+
+def test_bars_are_as_long_as_the_share() -> None:
+    assert [len(bar(share)) for share in (0.0, 0.5, 1.0, 1.4)] == [0, 4, 8, 9]
+    assert bar(0.5) == "████" and bar(1.4) == "████████+" and bar(None) == ""
+    assert bar(0.5625) == "████▌"
+
+
+def test_compare_two_points_and_two_searches(digits_study: Path) -> None:
+    with Study.open(digits_study) as study:
+        front = study.front()
+        a, b = [p.number for p in front][:2]
+        other = next(p.number for p in front.points if p.rung != "confirm")
+    data = json.loads(compare(digits_study, [str(a), str(b)], "json"))
+    sizes = next(row for row in data["values"] if row["name"] == "size_bytes")
+    assert (sizes["a"], sizes["b"]) == (
+        front[a].values["size_bytes"],
+        front[b].values["size_bytes"],
+    )
+    assert data["dominates"] == ""  # both are on the front
+    assert "values of the search data" in " ".join(
+        compare(digits_study, [str(a), str(other)]).split()
+    )
+    same = json.loads(compare(digits_study, [str(digits_study)], "json"))
+    assert (
+        same["a"]["hypervolume"] == same["b"]["hypervolume"] == pytest.approx(front.hypervolume())
+    )
+    assert same["a"]["beaten"] == 0 and same["warnings"] == []
+    with pytest.raises(InputError, match="compare DIR A B"):
+        compare(digits_study, ["1"])
+
+
+def test_commands_write_pictures_and_reports_without_colours(
+    run, digits_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, text = run("front", str(digits_study))
+    assert code == 0 and "\x1b[3" in text  # a colour
+    code, text = run("--no-color", "front", str(digits_study))
+    assert code == 0 and "\x1b[3" not in text and "█" in text
+    picture = tmp_path / "front.svg"
+    assert run("front", str(digits_study), "--format", "svg", "--out", str(picture))[0] == 0
+    assert picture.read_bytes().startswith(b"<?xml")
+    code, text = run("front", str(digits_study), "--format", "png", "--out", "front.svg")
+    assert code == 2 and "'front.svg' is no .png file; name it front.png" in text
+    report = tmp_path / "report.html"
+    assert run("report", str(digits_study), "--out", str(report), "--best", "knee")[0] == 0
+    assert "Measured on" in report.read_text(encoding="utf-8")
