@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import sys
 
 import fsspec
 import pytest
@@ -109,7 +108,11 @@ def test_addresses_that_are_refused(address, message):
 
 
 def test_a_missing_protocol_names_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
+
+    def missing(protocol, **_):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(InputError, match=r"pip install paretune\[s3\]"):
         FileLocation("s3://bucket/x").names()
 
