@@ -112,6 +112,29 @@ def search(
 
 
 @app.command()
+def recover(
+    folder: Folder,
+    trial: Annotated[int, typer.Option(min=0, help="The trial that is trained.")],
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="At most so many.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option(min=0.01, help="At most so many.")] = None,  # noqa: UP045
+    method: Annotated[Optional[str], typer.Option(help="distil or finetune.")] = None,  # noqa: UP045
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only the result.")] = False,
+) -> None:
+    """Train one trial of a finished search, measure it again, and put it on the front.
+
+    It becomes a trial of its own. What is not given here comes from the job's `recover` section.
+    """
+    from .report import print_front
+    from .run import Search
+
+    given = {"epochs": epochs, "minutes": minutes, "method": method}
+    run = Search(folder / "job.yaml", folder)
+    asked = {name: value for name, value in given.items() if value is not None}
+    with run.recover_one(trial, "quiet" if quiet else "auto", asked) as study:
+        print_front(study.front(), study.folder)
+
+
+@app.command()
 def front(
     folder: Folder,
     where: Where = None,

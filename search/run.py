@@ -151,15 +151,21 @@ class Search:
             _write_front(study)
         return Study.open(self.folder)
 
-    def recover_one(self, trial: int, display: str = "auto") -> Study:
+    def recover_one(
+        self, trial: int, display: str = "auto", recover: Mapping[str, Any] | None = None
+    ) -> Study:
         """Train one finished trial of this study again, as the job's ``recover`` section says; the
-        study, with the recovered point as a trial of its own.
+        study, with the recovered point as a trial of its own. recover: instead of the job's own
+        keys of that section, this time.
 
         Raises InputError for a number that is no finished trial of the search.
         """
+        own = self.job.recover.model_dump(mode="json") if self.job.recover else {}
+        asked = load_job({**self.job.to_json(), "recover": {**own, **(recover or {})}})
         with ExitStack() as stack:
             study, problem = self._open()
             stack.enter_context(study)
+            self.job = asked
             stop = stack.enter_context(Interrupt())
             search, space = self.job.search, problem.space
             opening = Opening(space.size, len(space.parameters), search.sampler, search.workers)

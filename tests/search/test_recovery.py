@@ -103,7 +103,10 @@ def test_one_point_by_number(job, tmp_path):
     search = Search(job, tmp_path / "study")
     with Study.open(tmp_path / "study") as study:
         number = study.front().front[0].number
-    with search.recover_one(number, display="quiet") as study:
+    with search.recover_one(number, "quiet", {"epochs": 1}) as study:
+        (row,) = study.rows("recover")
+        assert row.evaluation.notes["recovery"]["steps"] == 970 // 64
+        assert study.job["recover"]["epochs"] == 2  # the job's own stays
         assert [row.number for row in study.rows("recover")] == [number + STRIDE]
         assert recovery_of(study, number).number == number + 2 * STRIDE
         with pytest.raises(InputError, match="is no finished trial"):
