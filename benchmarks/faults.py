@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and clusters are removed
     found = []
     print("| killed | kills | trials | acknowledged | lost | twice | left | tries | s |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)

@@ -188,11 +188,8 @@ class Driver:
             self._progress = replace(self._progress, screened=len(screened))
         self._window.restore(asks, {row.number: row.evaluation for row in rows})
         self._progress = replace(self._progress, resumed=len(rows))
-        waiting = [
-            ask
-            for ask in asks
-            if ask.number not in {row.number for row in rows} and ask.number < self._budget.trials
-        ]
+        done, limit = {row.number for row in rows}, self._budget.trials
+        waiting = [ask for ask in asks if ask.number not in done and ask.number < limit]
         if asks:
             note = f"{len(rows)} of {self._budget.trials} trials are done"
             self._emit("resumed", note=note)

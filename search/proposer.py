@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from optuna.samplers import BaseGASampler, BaseSampler
-from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
@@ -29,6 +28,7 @@ from ..trackers.ask import Ask
 from .guided import VALUES, GuidedSampler
 from .samplers import distributions, reseed
 from .scout import Errand, Scout
+from .shared_storage import SharedStorage
 
 RETRIES = 20  # proposals of the sampler itself before local changes are tried
 LOCAL_TRIES = 400
@@ -86,7 +86,7 @@ class Proposer:
         self._space, self._objectives = space, objectives
         self._sampler, self._seed = sampler, seed
         self._distributions = distributions(space.parameters)
-        self._storage = InMemoryStorage()
+        self._storage = SharedStorage()
         self._study = optuna.create_study(
             storage=self._storage,
             sampler=sampler,

@@ -4,7 +4,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +42,7 @@ class RayCluster:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
         self.port, self.nodes = free_port(), []
+        self.started = self.heads = 0
 
     @property
     def address(self):
@@ -50,26 +50,20 @@ class RayCluster:
 
     def start_head(self, cpus):
         """A head on the port it had before, with a folder of its own."""
-        self.heads = getattr(self, "heads", 0) + 1
+        self.heads += 1
         arguments = ["--head", f"--port={self.port}", "--include-dashboard=false"]
-        head = self._start(cpus, *arguments, f"--temp-dir={self.folder}/{self.heads}")
-        end = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return head
-            except OSError:
-                if time.monotonic() > end or head.poll() is not None:
-                    raise RuntimeError((self.folder / "log").read_text()[-2000:]) from None
-                time.sleep(0.2)
+        return self._start(cpus, *arguments, f"--temp-dir={self.folder}/{self.heads}")
 
     def start_node(self, cpus):
         return self._start(cpus, f"--address={self.address}")
 
     def _start(self, cpus, *arguments):
+        """A node that is up: its ``ray start`` has said so."""
         limits = ["--object-store-memory=100000000", "--disable-usage-stats"]
         here = ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block"]
-        with open(self.folder / "log", "a") as log:
+        self.started += 1
+        said = self.folder / f"log{self.started}"
+        with open(said, "w") as log:
             node = subprocess.Popen(
                 ["ray", "start", *arguments, *here, *limits],
                 cwd=self.folder,
@@ -79,6 +73,11 @@ class RayCluster:
                 start_new_session=True,
             )
         self.nodes.append(node)
+        end = time.monotonic() + START_S
+        while "Ray runtime started" not in said.read_text():
+            if time.monotonic() > end or node.poll() is not None:
+                raise RuntimeError(said.read_text()[-2000:])
+            time.sleep(0.2)
         return node
 
     def kill(self, node):

@@ -91,16 +91,15 @@ class OptunaTables:
         self._storage = storage
 
     def _study(self, storage: Any, name: str) -> int:
-        from optuna.exceptions import DuplicatedStudyError
         from optuna.study import StudyDirection
 
         words = {True: StudyDirection.MAXIMIZE, False: StudyDirection.MINIMIZE}
         directions = [words[o.maximize] for o in self._objectives]
-        try:
+        try:  # asked first: what a duplicate raises differs from one database driver to another
+            return int(storage.get_study_id_from_name(name))
+        except KeyError:
             with _quietly():
                 study = storage.create_new_study(directions, name)
-        except DuplicatedStudyError:
-            return int(storage.get_study_id_from_name(name))
         names = [o.name for o in self._objectives]
         storage.set_study_system_attr(study, "study:metric_names", names)
         return int(study)

@@ -49,7 +49,7 @@ class Server:
 
     def __init__(self, address: str, name: str) -> None:
         url = checked_address(address)
-        self._to = {
+        self._to: dict[str, Any] = {
             "host": url.host or "localhost",
             "port": url.port or int(os.environ.get("PGPORT", "5432")),
             "database": url.database,

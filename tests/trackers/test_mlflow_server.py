@@ -7,6 +7,7 @@ import pytest
 from local_server import free_port, mlflow_server
 
 from paretune.errors import EnvironmentFault
+from paretune.trackers import mlflow_tracker
 from paretune.trackers.mlflow_tracker import MlflowProjector, download_artifact, read_run, sync
 from paretune.trackers.study import Study
 
@@ -62,6 +63,40 @@ def test_a_server_that_dies_in_the_middle(tmp_path, server, recorded):
         name = f"models/{point.evaluation.artifact.file_name}"
         copy = download_artifact(record.parent_run_id, name, tmp_path / "to", server.uri)
         assert copy.read_bytes() == expected[point.number]
+
+
+@pytest.mark.slow
+def test_a_server_away_for_ten_minutes(tmp_path, server, recorded, monkeypatch):
+    """On a clock that runs 40 times as fast: the pauses between attempts are a fortieth, and so is
+    the absence (15 s). Trials take as long as ever, nothing is missing or twice in the end."""
+    speed = 40
+    for name in ("_FIRST_PAUSE", "_LONGEST_PAUSE", "_PICTURES_EVERY"):
+        usual = getattr(mlflow_tracker, name)
+        monkeypatch.setattr(mlflow_tracker, name, usual / speed)
+    server.start()
+    with recorded.new_study(tmp_path / "s") as study:
+        projector = MlflowProjector(tmp_path / "s", {"uri": server.uri})
+        slowest, number = {"there": 0.0, "away": 0.0}, 0
+
+        def trials_for(seconds, when):
+            nonlocal number
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                began = time.monotonic()
+                recorded.run_trial(study, number)
+                projector.notify(number)
+                slowest[when] = max(slowest[when], time.monotonic() - began)
+                number += 1
+                time.sleep(0.2)
+
+        trials_for(3, "there")
+        server.kill()
+        trials_for(600 / speed, "away")
+        server.start()
+        trials_for(3, "there")
+        assert projector.close(timeout=120) == ()
+        assert slowest["away"] < 5.0
+        assert numbers(server.uri, study.id) == list(range(number))
 
 
 @pytest.mark.slow

@@ -75,7 +75,9 @@ def test_studies_do_not_see_each_other_and_optuna_sees_both(tmp_path, job, recor
     other = {**job, "name": "Größe"}
     with new_study(tmp_path / "a", job, recorded, 3), new_study(tmp_path / "b", other, recorded, 5):
         pass
-    for name, count in ((job["name"], 3), ("Größe", 5)):
+    with Study.open(tmp_path / "a", write=True) as study:  # gone on with: the copy too
+        recorded.run_trial(study, 3)
+    for name, count in ((job["name"], 4), ("Größe", 5)):
         storage = Server(postgres.address, name).optuna_storage()
         seen = optuna.load_study(study_name=name, storage=storage)
         assert len(seen.trials) == count
