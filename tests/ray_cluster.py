@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from local_server import free_port
@@ -28,7 +29,8 @@ _SETTINGS = {
 class RayCluster:
     """Token authentication, the loopback only, everything below one temporary folder."""
 
-    def __init__(self):
+    def __init__(self, dashboard=False):
+        self.dashboard = free_port() if dashboard else None  # where its Jobs API listens
         self.folder = Path(tempfile.mkdtemp(prefix="ptr-"))  # short: it holds Unix sockets
         token = self.folder / "token"
         token.write_text(secrets.token_hex(32))
@@ -48,15 +50,39 @@ class RayCluster:
     def address(self):
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def jobs(self):
+        """The address of its Jobs API."""
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    @contextmanager
+    def running(self, cpus):
+        """With a head; this process knows the cluster's token meanwhile."""
+        keys = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+        before = {key: os.environ.get(key) for key in keys}
+        try:
+            os.environ.update({key: self.environment[key] for key in keys})
+            self.start_head(cpus)
+            yield self
+        finally:
+            self.remove()
+            for key, value in before.items():
+                os.environ.pop(key, None)
+                if value is not None:
+                    os.environ[key] = value
+
     def start_head(self, cpus):
         """A head on the port it had before, with a folder of its own."""
         self.heads = getattr(self, "heads", 0) + 1
         arguments = ["--head", f"--port={self.port}", "--include-dashboard=false"]
+        if self.dashboard is not None:
+            arguments[2:] = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
         head = self._start(cpus, *arguments, f"--temp-dir={self.folder}/{self.heads}")
         end = time.monotonic() + START_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                for port in (self.port, self.dashboard or self.port):
+                    socket.create_connection(("127.0.0.1", port), 1).close()
                 return head
             except OSError:
                 if time.monotonic() > end or head.poll() is not None:
