@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from local_server import LocalServer, free_port
+from local_server import mlflow_server
 
 pytestmark = pytest.mark.slow
 TRIALS = 12
@@ -44,11 +44,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--workers", "1"]
-    command += ["--artifacts-destination", folder / "artifacts"]
-    with LocalServer([str(word) for word in command], port, folder) as running:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as running:
         yield running.uri
 
 
