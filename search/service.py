@@ -46,7 +46,7 @@ class Service:
             from ray.job_submission import JobSubmissionClient
         except ImportError as error:
             raise InputError(
-                "submit", f"Ray's Jobs API is missing ({error})", "pip install 'ray[default]'"
+                "submit", f"Ray's Jobs API is missing ({error})", "pip install 'paretune[cluster]'"
             ) from None
         try:
             self._client = JobSubmissionClient(self.address)

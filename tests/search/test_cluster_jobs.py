@@ -49,10 +49,10 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     from ray_cluster import RayCluster
 
-    with RayCluster(tmp_path_factory.mktemp("ray"), cpus=3) as made:
+    with RayCluster(dashboard=True).running(cpus=3) as made:
         yield made
 
 
@@ -66,7 +66,7 @@ def job(place, server):
 def test_a_node_is_lost_and_the_front_is_delivered(cluster, job, server, tmp_path):
     """Four workers on two nodes, one node killed half-way: the exact budget, and a model from
     MLflow by a process that knows nothing but its address."""
-    node = cluster.node(cpus=2)
+    node = cluster.start_node(cpus=2)
     study, at = tmp_path / "study", ["--address", cluster.jobs]
     code, said, _ = paretune("submit", job, *at, "--out", study, folder=tmp_path)
     assert code == 0, said
