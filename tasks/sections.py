@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from .cluster_section import ClusterSection
 from .compress_section import CompressSection
 from .recover_section import RecoverSection
 from .section import Arguments, Count, Section, Several, Share, Text, distinct
+from .tracker_section import TrackerSection
 
 
 class DataSection(Section):
@@ -218,53 +218,6 @@ class SearchSection(Section):
     population: Annotated[int, Field(ge=2, le=10_000)] | None = None
 
 
-class MlflowSection(Section):
-    """Where MLflow keeps the runs.
-
-    uri: ``sqlite:///FILE.db`` or ``http://HOST:PORT``. experiment: its name (default: the job's).
-    artifacts: whether the exported files of the final front are uploaded.
-    """
-
-    uri: Text = "sqlite:///mlflow.db"
-    experiment: Text | None = None
-    artifacts: Literal["front", "none"] = "front"
-
-    @field_validator("uri")
-    @classmethod
-    def _no_secret(cls, uri: str) -> str:
-        if uri.startswith("http") and "@" in urlsplit(uri).netloc:
-            raise PydanticCustomError(
-                "secret",
-                "the address carries a password; set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD in the environment instead",
-            )
-        return uri
-
-
-def _no_password(address: str) -> str:
-    if ":" in urlsplit(address).netloc.rpartition("@")[0]:
-        raise PydanticCustomError(
-            "secret",
-            "the address carries a password; leave it out and set PGPASSWORD (or ~/.pgpass), "
-            "AWS_SECRET_ACCESS_KEY ... in the environment instead",
-        )
-    return address
-
-
-Address = Annotated[Text, AfterValidator(_no_password)]
-
-
-class TrackerSection(Section):
-    """WHO remembers. storage: ``postgresql://user@host/database`` instead of ``study.db``, where
-    the driver may move to another machine (see trackers/postgres.py). artifacts: an fsspec address
-    (``s3://bucket/prefix``) for a copy of each exported file. Passwords come from the environment.
-    """
-
-    storage: Address | None = None
-    artifacts: Address | None = None
-    mlflow: MlflowSection | None = None
-
-
 class JobSections(Section):
     """A job: what is compressed, what may change, what counts and how long to search.
 
@@ -273,8 +226,8 @@ class JobSections(Section):
         plan is carried out. target: where the model will run. objectives: two or more values that
         are traded against each other, each a name or ``{name: {target: ..., batch: ...}}``.
         constraints: what a point must meet to be on the front, e.g. ``"accuracy >= 0.90"``.
-        search: budget and sampler. recover: training of the best points (default: none). tracker:
-        who remembers besides the study folder.
+        search: budget and sampler. recover: training of the best points (default: none). cluster:
+        what a worker holds on a Ray cluster. tracker: who remembers besides the study folder.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]

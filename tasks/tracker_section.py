@@ -1,0 +1,58 @@
+"""The ``tracker`` section of a job file: who remembers a search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, field_validator
+from pydantic_core import PydanticCustomError
+
+from .section import Section, Text
+
+
+class MlflowSection(Section):
+    """Where MLflow keeps the runs.
+
+    uri: ``sqlite:///FILE.db`` or ``http://HOST:PORT``. experiment: its name (default: the job's).
+    artifacts: whether the exported files of the final front are uploaded.
+    """
+
+    uri: Text = "sqlite:///mlflow.db"
+    experiment: Text | None = None
+    artifacts: Literal["front", "none"] = "front"
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str) -> str:
+        if uri.startswith("http") and "@" in urlsplit(uri).netloc:
+            raise PydanticCustomError(
+                "secret",
+                "the address carries a password; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment instead",
+            )
+        return uri
+
+
+def _no_password(address: str) -> str:
+    if ":" in urlsplit(address).netloc.rpartition("@")[0]:
+        raise PydanticCustomError(
+            "secret",
+            "the address carries a password; leave it out and set PGPASSWORD (or ~/.pgpass), "
+            "AWS_SECRET_ACCESS_KEY ... in the environment instead",
+        )
+    return address
+
+
+Address = Annotated[Text, AfterValidator(_no_password)]
+
+
+class TrackerSection(Section):
+    """WHO remembers. storage: ``postgresql://user@host/database`` instead of ``study.db``, where
+    the driver may move to another machine (see trackers/postgres.py). artifacts: an fsspec address
+    (``s3://bucket/prefix``) for a copy of each exported file. Passwords come from the environment.
+    """
+
+    storage: Address | None = None
+    artifacts: Address | None = None
+    mlflow: MlflowSection | None = None
