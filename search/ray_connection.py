@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -15,10 +16,13 @@ WHERE = "--ray"
 
 
 def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
-    """Connect this process to the cluster at ``auto`` or ``host:port``.
+    """Connect this process to the cluster at ``auto`` or ``host:port``; with Ray's token where one
+    is known here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token).
 
     runtime_env: what its workers get, as Ray takes it.
     """
+    if _token_known():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
     try:
         import ray
     except ImportError as error:
@@ -41,6 +45,12 @@ def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
         )
     except Exception as error:
         raise InputError(WHERE, *_why(address, error)) from None
+
+
+def _token_known() -> bool:
+    named = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    default = Path("~/.ray/auth_token").expanduser()
+    return any(os.environ.get(name) for name in named) or default.is_file()
 
 
 def check_listens(address: str, where: str) -> None:

@@ -62,6 +62,7 @@ class RayCluster:
         before = {key: os.environ.get(key) for key in keys}
         try:
             os.environ.update({key: self.environment[key] for key in keys})
+            forget_token()  # of another cluster, or none
             self.start_head(cpus)
             yield self
         finally:
@@ -70,6 +71,7 @@ class RayCluster:
                 os.environ.pop(key, None)
                 if value is not None:
                     os.environ[key] = value
+            forget_token()
 
     def start_head(self, cpus):
         """A head on the port it had before, with a folder of its own."""
@@ -122,6 +124,14 @@ class RayCluster:
             self.kill(node)
         time.sleep(0.5)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def forget_token():
+    """Have this process, should it have imported Ray, read the settings about tokens again."""
+    if "ray" in sys.modules:
+        from ray._private.authentication_test_utils import reset_auth_token_state
+
+        reset_auth_token_state()
 
 
 def descendants(pid):

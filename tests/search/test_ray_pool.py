@@ -20,12 +20,18 @@ def cluster():
     from ray_cluster import RayCluster
 
     with RayCluster(dashboard=True).running(cpus=3) as made:
-        ray.init(
-            address=made.address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        for attempt in range(8):  # the port is open before the node has joined
+            try:
+                ray.init(
+                    address=made.address,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+                break
+            except ConnectionError:
+                assert attempt < 7
+                time.sleep(3)
         yield made
         ray.shutdown()
 
