@@ -36,9 +36,11 @@ class RayCluster:
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
         package = Path(__file__).resolve().parents[2]  # the folder that holds this checkout
+        patient = {k: v for k, v in _SETTINGS.items() if "health_check" not in k}
         self.environment = {
             **os.environ,
-            **_SETTINGS,
+            **(patient if dashboard else _SETTINGS),
+            "RAY_worker_register_timeout_seconds": "300",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "HOME": str(self.folder),
             "PYTHONPATH": os.environ.get("PYTHONPATH", str(package)),
