@@ -68,11 +68,26 @@ def check_listens(address: str, where: str) -> None:
         ) from None
 
 
-def check_resources(section: str, wanted: Mapping[str, float], where: Callable[[str], str]) -> None:
-    """Raise InputError when no living node has what one actor is to hold."""
+def check_resources(
+    section: str,
+    wanted: Mapping[str, float],
+    where: Callable[[str], str],
+    taken: tuple[str, Mapping[str, float]] = ("", {}),
+) -> None:
+    """Raise InputError when no living node has what one actor is to hold.
+
+    taken: a node's id, and what is held there for as long as the search runs.
+    """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes: list[Mapping[str, float]] = [
+        {
+            name: n - (taken[1].get(name, 0) if node["NodeID"] == taken[0] else 0)
+            for name, n in node["Resources"].items()
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
     check_fits(section, wanted, nodes, where)
 
 
