@@ -28,6 +28,7 @@ _SECTIONS = {  # where a section stands in a job file
     "SearchSection": "search",
     "PatienceSection": "search.patience",
     "RecoverSection": "recover",
+    "ClusterSection": "cluster",
     "TrackerSection": "tracker",
     "MlflowSection": "tracker.mlflow",
 }

@@ -66,15 +66,17 @@ class Cluster:
 
         held = ray_names(self._job.cluster.device)
         check_resources("cluster.device", held, self._job.where)
-        name = f"paretune-device-{study.id}"
+        name = f"paretune-device-{study.id}-{os.getpid()}"
         device = self._device = start_device(name, self._job.to_json(), held)
         try:
-            ray.get(device.ready.remote(), timeout=_DEVICE_START_S)
+            node = ray.get(device.node.remote(), timeout=_DEVICE_START_S)
         except ray.exceptions.RayError as error:
             raise EnvironmentFault(
                 f"the latency device does not start within {_DEVICE_START_S:g} s: "
                 f"{' '.join(str(error).split())[:300] or 'its resources are taken'}"
             ) from None
+        worker = ray_names(self._job.cluster.resources)  # beside the device
+        check_resources("cluster.resources", worker, self._job.where, (node, held))
         return on_device(problem, study.folder.resolve(), lambda asked: ask_device(device, asked))
 
     def workers(self, count: int, screening: bool) -> Workers:

@@ -39,3 +39,6 @@ class MlflowWatch:
         wait_s = _WAIT_S if error is None or isinstance(error, Exception) else 5.0
         for problem in self._projector.close(wait_s):
             self._console.print(problem, markup=False, highlight=False)
+        if self._projector.run_id is not None:
+            run = f"MLflow run {self._projector.run_id}"
+            self._console.print(run, markup=False, highlight=False, soft_wrap=True)

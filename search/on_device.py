@@ -107,7 +107,8 @@ class ClusterEvaluator:
         if device:
             problem = on_device(problem, place)
         made = Evaluator.for_problem(problem, place, threads)
-        targets = [t for t in (problem.target, *problem.further) if isinstance(t, OnDevice)]
+        both: list[Any] = [problem.target, *problem.further]
+        targets = [target for target in both if isinstance(target, OnDevice)]
         if not screening:
             return cls(made, targets)
         compressor = made.compressor

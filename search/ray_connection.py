@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -15,10 +16,13 @@ WHERE = "--ray"
 
 
 def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
-    """Connect this process to the cluster at ``auto`` or ``host:port``.
+    """Connect this process to the cluster at ``auto`` or ``host:port``; with Ray's token where one
+    is known here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token).
 
     runtime_env: what its workers get, as Ray takes it.
     """
+    if _token_known():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
     try:
         import ray
     except ImportError as error:
@@ -43,6 +47,12 @@ def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
         raise InputError(WHERE, *_why(address, error)) from None
 
 
+def _token_known() -> bool:
+    named = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    default = Path("~/.ray/auth_token").expanduser()
+    return any(os.environ.get(name) for name in named) or default.is_file()
+
+
 def check_listens(address: str, where: str) -> None:
     """Raise InputError when nothing accepts connections at ``host:port``."""
     host, _, port = address.rpartition(":")
@@ -58,11 +68,26 @@ def check_listens(address: str, where: str) -> None:
         ) from None
 
 
-def check_resources(section: str, wanted: Mapping[str, float], where: Callable[[str], str]) -> None:
-    """Raise InputError when no living node has what one actor is to hold."""
+def check_resources(
+    section: str,
+    wanted: Mapping[str, float],
+    where: Callable[[str], str],
+    taken: tuple[str, Mapping[str, float]] = ("", {}),
+) -> None:
+    """Raise InputError when no living node has what one actor is to hold.
+
+    taken: a node's id, and what is held there for as long as the search runs.
+    """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes: list[Mapping[str, float]] = [
+        {
+            name: n - (taken[1].get(name, 0) if node["NodeID"] == taken[0] else 0)
+            for name, n in node["Resources"].items()
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
     check_fits(section, wanted, nodes, where)
 
 

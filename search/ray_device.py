@@ -32,9 +32,9 @@ class Device:
         self._folder = Path(tempfile.mkdtemp(prefix="paretune-device-"))
         self._baselines: dict[str, Path] = {}
 
-    def ready(self) -> dict[str, Any]:
-        """Where it runs."""
-        return {"host": platform.node(), "pid": os.getpid()}
+    def node(self) -> str:
+        """The id of the node that it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def time(
         self, target: str, suffix: str, candidate: bytes, baseline: bytes, inputs: np.ndarray

@@ -49,7 +49,7 @@ class RayPool:
         self._told: dict[Any, dict[str, Any]] = {}
         self._fatal: ParetuneError | None = None
         self._closed = False
-        self._lost = 0
+        self._lost, self._why = 0, ""
         self._scratch = tempfile.mkdtemp(prefix="paretune-tune-")
         self._thread = threading.Thread(target=self._run, name="ray-tune", daemon=True)
         self._thread.start()
@@ -145,6 +145,10 @@ class RayPool:
             self._told.update((job, told) for job, told in json.loads(result["told"]))
             self._change.notify_all()
 
+    def note_error(self, text: str) -> None:
+        """Why actors died."""
+        self._why = " ".join(text.split())[:300]
+
     def complete(self, trial_id: str, result: Mapping[str, Any] | None, lost: bool) -> None:
         """A trial ended: its answers, or ``lost`` when its actors died."""
         with self._change:
@@ -154,10 +158,10 @@ class RayPool:
                 if self._lost >= MOST_LOST:
                     self._fatal = EnvironmentFault(
                         f"{self._lost} trials in a row lost their workers on the cluster; look at "
-                        "the cluster's state with `ray status` and at its logs"
+                        f"the cluster's state with `ray status` and at its logs ({self._why})"
                     )
                 for job in jobs:
-                    evaluation = job.failed("its workers on the cluster died")
+                    evaluation = job.failed("its workers on the cluster died", self._why or None)
                     self._results.append(Result(job.job_id, evaluation, 0.0, 2))
             elif "fatal" in result:
                 self._fatal = self._fatal or rebuilt(json.loads(result["fatal"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -42,6 +43,8 @@ class Source(Protocol):
 
     def complete(self, trial_id: str, result: Mapping[str, Any] | None, lost: bool) -> None: ...
 
+    def note_error(self, text: str) -> None: ...
+
 
 def run_trials(source: Source, site: Site, workers: int, bundles: Bundles, scratch: str) -> None:
     """Ray Tune's loop, until ``source`` is closed; it ends with an error then.
@@ -56,7 +59,7 @@ def run_trials(source: Source, site: Site, workers: int, bundles: Bundles, scrat
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=_Suggestions(source),
-            scheduler=_Warm(workers),
+            scheduler=_Warm(source, workers),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=_name,
@@ -124,21 +127,34 @@ class _Suggestions(_OfSource, Searcher):  # type: ignore[misc]
         """Nothing, see :meth:`save`."""
 
 
-class _Warm(FIFOScheduler):  # type: ignore[misc]
+class _Warm(_OfSource, FIFOScheduler):  # type: ignore[misc]
     """First in, first out; and idle actors are kept, as what they have loaded is expensive."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, source: Source, workers: int) -> None:
         super().__init__()
-        self._workers, self._known = workers, set[Any]()
+        self._source = source
+        self._workers = workers
+        self._kept: Any = None  # the resources of the actors that are kept
         self._done: Any = None  # the trial that ended last
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if trial.placement_group_factory not in self._known:
-            self._known.add(trial.placement_group_factory)
-            controller = getattr(tune_controller, "_tune_controller", tune_controller)
-            cache = getattr(controller, "_actor_cache", None)
-            if cache is not None:  # without it Tune keeps fewer idle actors: slower, not wrong
-                cache.increase_max(trial.placement_group_factory, self._workers)
+        """Keep as many idle actors as there are workers, of this trial's kind; those that hold
+        other resources go, as they would be in its way."""
+        held, before = trial.placement_group_factory, self._kept
+        controller = getattr(tune_controller, "_tune_controller", tune_controller)
+        cache = getattr(controller, "_actor_cache", None)
+        if held == before or cache is None:  # None: Tune keeps fewer idle actors: slower, not wrong
+            return
+        if before is not None:
+            cache.decrease_max(before, self._workers)
+        cache.increase_max(held, self._workers)
+        self._kept = held
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Its actors died: the last line of what Ray says, if it says anything."""
+        with contextlib.suppress(Exception):
+            lines = str(trial.get_error() or "").strip().splitlines()
+            self._source.note_error(lines[-1] if lines else "")
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Tune keeps every trial for good; once its answers were taken, it need not keep those."""

@@ -55,8 +55,11 @@ class PlanTrial(tune.Trainable):  # type: ignore[misc]
     """
 
     def setup(self, config: dict[str, Any], site: Site | None = None) -> None:
-        self._site, self._pool, self._begun = site, None, False
+        self._site, self._begun = site, False
+        self._pool: Pool | None = None
         self._folder: WorkerFolder | None = None
+        self._jobs: list[WorkerJob] = []
+        self._results: list[Result] = []
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._begun = False
@@ -80,16 +83,15 @@ class PlanTrial(tune.Trainable):  # type: ignore[misc]
             self._folder.remove()
 
     def _step(self) -> dict[str, Any]:
-        if self._pool is None:
-            self._pool = self._start()
+        pool = self._pool = self._pool or self._start()
         if not self._begun:
             self._begun, self._results = True, []
             self._jobs = [WorkerJob.from_message(m) for m in json.loads(self.config[PLAN])]
             for job in self._jobs:
-                self._give(job)
+                self._give(job, pool)
         while len(self._results) < len(self._jobs):
-            self._results += self._pool.collect(_TURN_S)
-            if told := self._pool.progress():
+            self._results += pool.collect(_TURN_S)
+            if told := pool.progress():
                 return {"done": False, "told": json.dumps(list(told.items()))}
         for result in self._results:
             self._hand_back(result.evaluation)
@@ -113,14 +115,14 @@ class PlanTrial(tune.Trainable):  # type: ignore[misc]
             answer = lambda asked: ask_device(site.device, asked)  # noqa: E731
         return Pool(site.factory, kwargs, 1, site.deadline_s, site.memory_bytes, answer=answer)
 
-    def _give(self, job: WorkerJob) -> None:
+    def _give(self, job: WorkerJob, pool: Pool) -> None:
         if self._folder is not None:
             wanted = files_of(job.baseline) + (
                 [] if job.artifact is None else [*job.artifact.files]
             )
             self._folder.drop({artifact.sha256 for artifact in wanted})
             self._folder.fetch(wanted)
-        self._pool.submit(job.job_id, job.plan, job.rung, job.baseline, job.artifact)
+        pool.submit(job.job_id, job.plan, job.rung, job.baseline, job.artifact)
 
     def _hand_back(self, evaluation: Evaluation) -> None:
         if self._folder is not None and evaluation.rung != "screen":

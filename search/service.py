@@ -16,6 +16,7 @@ WHERE = "--address"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _PROBE_S = 60.0
+_STARTING_S = 60.0
 _MARK = "paretune-probe "
 _PROBE = """
 import json, os, sys, ray
@@ -46,7 +47,7 @@ class Service:
             from ray.job_submission import JobSubmissionClient
         except ImportError as error:
             raise InputError(
-                "submit", f"Ray's Jobs API is missing ({error})", "pip install 'ray[default]'"
+                "submit", f"Ray's Jobs API is missing ({error})", "pip install 'paretune[cluster]'"
             ) from None
         try:
             self._client = JobSubmissionClient(self.address)
@@ -84,15 +85,19 @@ class Service:
     def submit(
         self, command: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]
     ) -> str:
-        """Start a job; its id."""
-        try:
-            return str(
-                self._client.submit_job(
-                    entrypoint=command, runtime_env=dict(runtime_env), metadata=dict(metadata)
+        """Start a job; its id. A cluster that has just been started is waited for."""
+        end = time.monotonic() + _STARTING_S
+        while True:
+            try:
+                return str(
+                    self._client.submit_job(
+                        entrypoint=command, runtime_env=dict(runtime_env), metadata=dict(metadata)
+                    )
                 )
-            )
-        except Exception as error:
-            raise self._refused(error) from None
+            except Exception as error:
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise self._refused(error) from None
+            time.sleep(1.0)
 
     def status(self, job_id: str) -> str:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Raises InputError on an unknown id."""

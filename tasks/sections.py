@@ -226,8 +226,8 @@ class JobSections(Section):
         plan is carried out. target: where the model will run. objectives: two or more values that
         are traded against each other, each a name or ``{name: {target: ..., batch: ...}}``.
         constraints: what a point must meet to be on the front, e.g. ``"accuracy >= 0.90"``.
-        search: budget and sampler. recover: training of the best points (default: none). tracker:
-        who remembers besides the study folder.
+        search: budget and sampler. recover: training of the best points (default: none). cluster:
+        what a worker holds on a Ray cluster. tracker: who remembers besides the study folder.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]

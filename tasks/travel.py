@@ -39,7 +39,7 @@ def pack_task(task: Task) -> bytes:
                 tensors.setdefault(place, tensor.contiguous())
             stated = {"parts": parts, "mean": split.mean, "std": split.std}
             said["splits"][name] = stated
-    return save(tensors, {"task": json.dumps(said)})
+    return bytes(save(tensors, {"task": json.dumps(said)}))
 
 
 def unpack_task(path: Path, network: nn.Module) -> tuple[Splits | None, str]:

@@ -4,10 +4,12 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from local_server import free_port
@@ -27,15 +29,18 @@ _SETTINGS = {
 class RayCluster:
     """Token authentication, the loopback only, everything below one temporary folder."""
 
-    def __init__(self):
+    def __init__(self, dashboard=False):
+        self.dashboard = free_port() if dashboard else None  # where its Jobs API listens
         self.folder = Path(tempfile.mkdtemp(prefix="ptr-"))  # short: it holds Unix sockets
         token = self.folder / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
         package = Path(__file__).resolve().parents[2]  # the folder that holds this checkout
+        patient = {k: v for k, v in _SETTINGS.items() if "health_check" not in k}
         self.environment = {
             **os.environ,
-            **_SETTINGS,
+            **(patient if dashboard else _SETTINGS),
+            "RAY_worker_register_timeout_seconds": "300",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "HOME": str(self.folder),
             "PYTHONPATH": os.environ.get("PYTHONPATH", str(package)),
@@ -48,11 +53,46 @@ class RayCluster:
     def address(self):
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def jobs(self):
+        """The address of its Jobs API."""
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    @contextmanager
+    def running(self, cpus):
+        """With a head; this process knows the cluster's token meanwhile."""
+        keys = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")
+        before = {key: os.environ.get(key) for key in keys}
+        try:
+            os.environ.update({key: self.environment[key] for key in keys})
+            forget_token()  # of another cluster, or none
+            self.start_head(cpus)
+            yield self
+        finally:
+            self.remove()
+            for key, value in before.items():
+                os.environ.pop(key, None)
+                if value is not None:
+                    os.environ[key] = value
+            forget_token()
+
     def start_head(self, cpus):
         """A head on the port it had before, with a folder of its own."""
         self.heads += 1
         arguments = ["--head", f"--port={self.port}", "--include-dashboard=false"]
-        return self._start(cpus, *arguments, f"--temp-dir={self.folder}/{self.heads}")
+        if self.dashboard is not None:
+            arguments[2:] = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
+        head = self._start(cpus, *arguments, f"--temp-dir={self.folder}/{self.heads}")
+        end = time.monotonic() + START_S
+        while self.dashboard is not None:  # it listens a little later than the head
+            try:
+                socket.create_connection(("127.0.0.1", self.dashboard), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > end or head.poll() is not None:
+                    raise RuntimeError("the dashboard does not listen") from None
+                time.sleep(0.2)
+        return head
 
     def start_node(self, cpus):
         return self._start(cpus, f"--address={self.address}")
@@ -95,6 +135,14 @@ class RayCluster:
             self.kill(node)
         time.sleep(0.5)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def forget_token():
+    """Have this process, should it have imported Ray, read the settings about tokens again."""
+    if "ray" in sys.modules:
+        from ray._private.authentication_test_utils import reset_auth_token_state
+
+        reset_auth_token_state()
 
 
 def descendants(pid):

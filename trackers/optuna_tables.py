@@ -16,10 +16,12 @@ from ..objectives.evaluation import Evaluation
 from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from .ask import Ask, Row
+from .optuna_rows import insert_trials
 from .plan_summary import plan_parameters, plan_summary
 from .postgres import Server
 from .tables import BUSY_SECONDS
 
+_AT_ONCE = 500  # trials in one transaction
 _log = logging.getLogger(__name__)
 NUMBER = "paretune.number"
 _KNOWN = sa.text(
@@ -51,12 +53,13 @@ class OptunaTables:
         added = 0
         try:
             self._open()
-            for row in rows:
-                if row.number not in self._known:
-                    trial = self._trial(row, ask_of(row.number), identity)
-                    self._storage.create_new_trial(self._study_id, template_trial=trial)
-                    self._known.add(row.number)
-                    added += 1
+            fresh = [row for row in rows if row.number not in self._known]
+            for start in range(0, len(fresh), _AT_ONCE):
+                part = fresh[start : start + _AT_ONCE]
+                trials = [self._trial(row, ask_of(row.number), identity) for row in part]
+                insert_trials(self._storage, self._study_id, trials)
+                self._known |= {row.number for row in part}
+                added += len(part)
         except Exception as error:  # a copy: whatever Optuna throws must not end the search
             _log.warning("trials not copied to Optuna's tables yet: %s", str(error).split("\n")[0])
         return added

@@ -1,0 +1,175 @@
+"""Searches as jobs on a real two-node cluster: submitted, a node lost, delivered from MLflow."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from local_server import mlflow_server
+
+pytestmark = pytest.mark.slow
+TRIALS = 12
+
+
+def paretune(*arguments, folder, **settings):
+    """(exit code, output, seconds) of a command, as a process of its own."""
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "paretune.cli", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    return done.returncode, done.stdout + done.stderr, time.monotonic() - begin
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A trained digits network and its job file."""
+    from paretune.search.quickstart import JOB, train
+
+    folder = tmp_path_factory.mktemp("jobs")
+    text = JOB.format(name="job.yaml", trials=TRIALS, workers=4)
+    (folder / "job.yaml").write_text(text.replace("  weights: digits.safetensors\n", ""))
+    train(folder / "job.yaml", folder / "digits.safetensors")
+    (folder / "job.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running.uri
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray_cluster import RayCluster
+
+    with RayCluster(dashboard=True).running(cpus=3) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def job(place, server):
+    text = (place / "job.yaml").read_text().replace("sqlite:///mlflow.db", server)
+    (place / "server.yaml").write_text(text)
+    return place / "server.yaml"
+
+
+def test_a_node_is_lost_and_the_front_is_delivered(cluster, job, server, tmp_path):
+    """Four workers on two nodes, one node killed half-way: the exact budget, and a model from
+    MLflow by a process that knows nothing but its address."""
+    node = cluster.start_node(cpus=2)
+    study, at = tmp_path / "study", ["--address", cluster.jobs]
+    code, said, _ = paretune("submit", job, *at, "--out", study, folder=tmp_path)
+    assert code == 0, said
+    job_id = said.split()[0]
+    assert job_id.startswith("raysubmit_")
+    end, killed, state = time.monotonic() + 600, False, "PENDING"
+    while time.monotonic() < end and state in ("PENDING", "RUNNING"):
+        time.sleep(2)
+        _, log, _ = paretune("logs", job_id, *at, folder=tmp_path)
+        if not killed and f"[{TRIALS // 2}/{TRIALS}]" in log:
+            cluster.kill(node)
+            killed = True
+        _, said, _ = paretune("status", job_id, *at, folder=tmp_path)
+        state = said.split()[0]
+    _, log, _ = paretune("logs", job_id, *at, folder=tmp_path)
+    assert killed and state == "SUCCEEDED", log[-3000:]
+    _, listed, _ = paretune("list", *at, folder=tmp_path)
+    assert re.search(rf"{job_id}  SUCCEEDED .* quickstart-digits", listed)
+
+    from paretune.trackers.study import Study
+
+    with Study.open(study) as found:
+        rows = found.rows("measure")
+        assert [row.number for row in rows] == list(range(TRIALS))
+        assert found.in_flight() == []
+        assert not [row.evaluation.cause for row in rows if row.evaluation.failed]
+        front = {point.number: point.evaluation for point in found.front()}
+    run = re.search(r"MLflow run ([0-9a-f]{32})", log)
+    assert run is not None and front
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    code, said, _ = paretune(
+        *("pull", f"mlflow:{run[1]}", "--best", "size_bytes", "--to", "model"),
+        folder=elsewhere,
+        MLFLOW_TRACKING_URI=server,
+    )
+    assert code == 0, said
+    import hashlib
+
+    digest = hashlib.sha256((elsewhere / "model" / "model.onnx").read_bytes()).hexdigest()
+    smallest = min(front.values(), key=lambda e: e.values["size_bytes"])
+    assert digest == smallest.artifact.sha256
+
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text().encode()
+    for folder in (study, job.parent, elsewhere):
+        for path in folder.rglob("*"):
+            assert not path.is_file() or token not in path.read_bytes(), path
+
+
+def test_bad_input_is_one_line_at_once(cluster, job, tmp_path):
+    """Against the living cluster; each within 10 s and exit code 2."""
+    text = job.read_text()
+    greedy = "cluster: {resources: {cpu: 1, gpu: 2}}\n"
+    unseen = text.replace("{kind: digits}", "{kind: imagefolder, train: /no/a, evaluate: /no/b}")
+    cases = {
+        "gpu: 2 GPU asked for, no node of the cluster has more than 0": text + greedy,
+        "the cluster does not see '/no/a'": unseen,
+    }
+    times = {}
+    for place, (message, changed) in enumerate(cases.items()):
+        path = job.parent / f"bad{place}.yaml"
+        path.write_text(changed)
+        code, said, times[message] = paretune(
+            "submit", path, "--address", cluster.jobs, folder=tmp_path
+        )
+        assert code == 2 and message in said and said.count("\n") == 1, said
+    code, said, times["search"] = paretune(
+        *("search", job.parent / "bad0.yaml", "--ray", cluster.address), folder=tmp_path
+    )
+    assert code == 2 and "2 GPU asked for" in said and said.count("\n") == 1, said
+    wrong = tmp_path / "wrong"
+    wrong.write_text("w" * 40)
+    other = {"RAY_AUTH_TOKEN_PATH": str(wrong)}
+    for name, command in {
+        "submit": ("submit", job, "--address", cluster.jobs),
+        "search": ("search", job, "--ray", cluster.address),
+    }.items():
+        code, said, times[f"token {name}"] = paretune(*command, folder=tmp_path, **other)
+        assert code == 2 and "refuses the token" in said and said.count("\n") == 1, said
+    code, said, times["unknown"] = paretune(
+        "status", "raysubmit_none", "--address", cluster.jobs, folder=tmp_path
+    )
+    assert code == 2 and "knows no job 'raysubmit_none'" in said, said
+    print(json.dumps({name: round(seconds, 1) for name, seconds in times.items()}))
+    assert max(times.values()) < 10, times
+
+
+def test_a_search_trains_on_the_cluster_and_stops_when_told(cluster, place, tmp_path):
+    """From inside: recovery is work of the cluster; its weights come back to the study."""
+    text = (place / "job.yaml").read_text().replace("[accuracy, size_bytes, latency_ms]", "OBJ")
+    text = text.replace("OBJ", "[accuracy, size_bytes]").replace("workers: 4", "workers: 1")
+    recover = "recover: {epochs: 1, top: 1}\ncluster: {training: {cpu: 2}}\n"
+    (place / "recover.yaml").write_text(text + recover)
+    code, said, _ = paretune(
+        *("search", place / "recover.yaml", "--ray", cluster.address, "--trials", 4),
+        *("--sampler", "random", "--out", tmp_path / "study"),
+        folder=tmp_path,
+    )
+    assert code == 0, said
+    from paretune.trackers.study import Study
+
+    with Study.open(tmp_path / "study") as study:
+        (row,) = study.rows("recover")
+        assert row.evaluation.weights is not None
+        assert study.artifact_path(row.evaluation.weights).is_file()
+        assert study.artifact_path(row.evaluation.artifact).is_file()

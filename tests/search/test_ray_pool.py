@@ -1,0 +1,165 @@
+"""Plans as trials of Ray Tune on a real cluster: what goes wrong costs one candidate only."""
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from paretune.errors import EnvironmentFault, InputError
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    import logging
+
+    import ray
+    from ray_cluster import RayCluster
+
+    with RayCluster(dashboard=True).running(cpus=3) as made:
+        for attempt in range(8):  # the port is open before the node has joined
+            try:
+                ray.init(
+                    address=made.address,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+                break
+            except ConnectionError:
+                assert attempt < 7
+                time.sleep(3)
+        yield made
+        ray.shutdown()
+
+
+@pytest.fixture
+def plans(fakes):
+    space = fakes.ToySpace()
+    return [space.plan({"rank:l0": i % 4, "rank:l1": i // 4}) for i in range(16)]
+
+
+def everything(pool, count, limit_s=120.0):
+    found, end = {}, time.monotonic() + limit_s
+    while len(found) < count:
+        assert time.monotonic() < end, f"only {sorted(found)} came back"
+        found |= {result.job_id: result for result in pool.collect(0.5)}
+    return found
+
+
+def actors():
+    """The process ids of the living trial actors."""
+    from ray.util.state import list_actors
+
+    alive = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
+    return {actor.pid for actor in alive if "Trainable" in actor.class_name}
+
+
+def test_trials_on_a_cluster(cluster, fakes, factory, plans, tmp_path):
+    """One cluster: faults of candidates, an actor killed, idle actors kept, nothing left over."""
+    from paretune.search.ray_pool import RayPool
+    from paretune.search.ray_worker import Site
+
+    log = tmp_path / "log"
+    faults = {"segv": plans[1], "hang": plans[3], "raise": plans[5], "exit": plans[7]}
+    settings = {
+        "faults": {plan.fingerprint: fault for fault, plan in faults.items()},
+        "log": str(log),
+    }
+    site = Site(factory, settings, 3.0, 4_000_000_000)
+    with RayPool(site, 2, {"CPU": 1}) as pool:
+        for number in range(10):
+            pool.submit(number, plans[number], baseline=fakes.measured(plans[0]))
+        results = everything(pool, 10)
+        causes = {f: results[plans.index(plan)].evaluation.cause for f, plan in faults.items()}
+        assert causes == {
+            "segv": "killed by SIGSEGV",
+            "hang": "exceeded its deadline of 3 s",
+            "raise": "ValueError: the weights cannot be factorised",
+            "exit": "the worker ended with exit code 7",
+        }
+        for number in (0, 2, 4, 6, 8, 9):
+            assert results[number].evaluation == fakes.measured(plans[number])
+        before = actors()
+        assert len(before) == 2
+        time.sleep(1.5)  # nothing to do: both stay, with what they loaded
+        pool.submit("screened", plans[10], "screen", first=True)
+        pool.submit("measured", plans[11])
+        results = everything(pool, 2)
+        assert results["screened"].evaluation.rung == "screen"
+        assert actors() == before
+    end = time.monotonic() + 20
+    while actors() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert actors() == set()
+
+
+@pytest.mark.slow
+def test_a_killed_actor_costs_one_more_attempt(cluster, fakes, factory, plans, tmp_path):
+    from paretune.search.ray_pool import RayPool
+    from paretune.search.ray_worker import Site
+
+    log = tmp_path / "log"
+    site = Site(factory, {"sleep_s": 3.0, "log": str(log)}, 60.0, 4_000_000_000)
+    with RayPool(site, 1, {"CPU": 1}) as pool:
+        pool.submit(0, plans[0])
+        while not log.exists():
+            pool.collect(0.2)
+        (pid,) = actors()
+        child = int(log.read_text().split()[-1])
+        os.kill(pid, signal.SIGKILL)
+        results = everything(pool, 1)
+        assert results[0].evaluation == fakes.measured(plans[0])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, 0)
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+            assert state == "Z", "the process outlived its actor"
+    assert Counter(line.split()[1] for line in log.read_text().splitlines()) == {
+        plans[0].fingerprint: 2
+    }
+
+
+@pytest.mark.slow
+def test_what_makes_going_on_pointless_is_raised(cluster, factory, plans):
+    from paretune.search.ray_pool import RayPool
+    from paretune.search.ray_worker import Site
+
+    refused = Site(factory.replace(":toy", ":refused"), {}, 20.0)
+    with (
+        RayPool(refused, 1, {"CPU": 1}) as pool,
+        pytest.raises(InputError, match="data.train: the folder is empty; name another"),
+    ):
+        pool.submit(0, plans[0])
+        everything(pool, 1)
+    full = Site(factory, {"faults": {plans[0].fingerprint: "disk"}}, 20.0)
+    with (
+        RayPool(full, 1, {"CPU": 1}) as pool,
+        pytest.raises(EnvironmentFault, match="no space left"),
+    ):
+        pool.submit(0, plans[0])
+        everything(pool, 1)
+
+
+@pytest.mark.slow
+def test_a_search_is_the_same_on_ray_as_locally(cluster, bench, drive, factory, tmp_path):
+    """The same seed, window and recorded values give the same plans in the same order."""
+    from paretune.search.ray_pool import RayPool
+    from paretune.search.ray_worker import Site
+
+    site = Site(factory, {}, 20.0, 4_000_000_000)
+    drive(tmp_path / "local", 12)
+    drive(tmp_path / "ray", 12, pool=lambda: RayPool(site, 2, {"CPU": 1}))
+    assert bench.record(tmp_path / "local") == bench.record(tmp_path / "ray")
+
+
+def test_resources_that_no_node_has_are_refused_at_once(cluster):
+    from paretune.search.ray_connection import check_resources
+
+    with pytest.raises(InputError) as caught:
+        check_resources("cluster.resources", {"CPU": 1, "GPU": 2}, lambda key: f"job.yaml:9: {key}")
+    assert str(caught.value) == (
+        "job.yaml:9: cluster.resources.gpu: 2 GPU asked for, no node of the cluster has more than 0"
+    )

@@ -1,0 +1,106 @@
+"""Submitting to a cluster: addresses, tokens and versions that do not do, in one line, promptly."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from local_server import free_port
+
+from paretune.errors import InputError
+
+
+@pytest.fixture
+def answers():
+    """A server that answers every request with ``answers.status`` and ``answers.body``."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps(self.server.body).encode()
+            self.send_response(self.server.status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.status, server.body = 200, {}
+    server.address = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def token(monkeypatch, tmp_path):
+    path = tmp_path / "token"
+    path.write_text("t" * 40)
+    path.chmod(0o600)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("head:8265", "'head:8265' is no address; e.g. https://head:8265"),
+        ("ftp://head:8265", "is no address"),
+        ("http://127.0.0.1:99999", "is no address"),
+        ("http://10.1.2.3:8265", "10.1.2.3 would get the token and the code in clear; use https"),
+        ("https://me:secret@head:8265", "the address carries a password"),
+    ],
+)
+def test_addresses_that_do_not_do(address, message):
+    from paretune.search.service import Service
+
+    with pytest.raises(InputError) as caught:
+        Service(address)
+    assert str(caught.value).startswith("--address: ") and message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_listens():
+    from paretune.search.service import Service
+
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="--address: nothing listens at 127.0.0.1:"):
+        Service(f"http://127.0.0.1:{free_port()}")
+    assert time.monotonic() - begin < 5
+
+
+def test_other_versions_of_ray_are_refused(answers, token):
+    from paretune.search.service import Service
+
+    answers.body = {"version": "4", "ray_version": "2.9.3", "ray_commit": "x", "session_name": "s"}
+    with pytest.raises(InputError, match=r"Ray versions differ: the cluster runs 2\.9\.3, this is"):
+        Service(answers.address)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_is_named_and_not_shown(answers, token, status):
+    from paretune.search.service import Service
+
+    answers.status, answers.body = status, {"error": "unauthorized"}
+    with pytest.raises(InputError) as caught:
+        Service(answers.address)
+    assert "refuses the token" in str(caught.value)
+    assert token.read_text() not in str(caught.value)
+
+
+def test_a_search_joins_only_what_listens():
+    from paretune.search.ray_connection import connect
+
+    begin = time.monotonic()
+    with pytest.raises(InputError, match="--ray: nothing listens at 127.0.0.1:"):
+        connect(f"127.0.0.1:{free_port()}")
+    with pytest.raises(InputError, match="use `paretune submit` from outside"):
+        connect("ray://head:10001")
+    with pytest.raises(InputError, match="is no host:port"):
+        connect("head")
+    assert time.monotonic() - begin < 10
