@@ -227,7 +227,7 @@ class JobSections(Section):
         are traded against each other, each a name or ``{name: {target: ..., batch: ...}}``.
         constraints: what a point must meet to be on the front, e.g. ``"accuracy >= 0.90"``.
         search: budget and sampler. recover: training of the best points (default: none). tracker:
-        who remembers besides the study folder.
+        who remembers besides the study folder. cluster: what a search holds on a Ray cluster.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
