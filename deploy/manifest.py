@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
 from .. import __version__
@@ -58,13 +59,32 @@ def make_manifest(source: Source, point: Point, checked: Checked) -> dict[str, A
         "environment": dict(evaluation.notes.get("environment", {})),
         "remeasured": checked.remeasured,
         "checked_score": checked.score,
-        "task": {k: source.job["task"].get(k) for k in ("model", "model_args", "score")},
-        "data": {key: checked.task[key] for key in _OF_DATA if key in checked.task},
+        "task": _task(source.job["task"]),
+        "data": _data(source.job["task"]["data"], checked.task),
         "compress": dict(source.job.get("compress") or {}),
         "recovery": {key: recovery[key] for key in _OF_TRAINING if key in recovery},
         "input": _input(source.job, checked),
         "load": load_lines(str(source.job["target"].get("name") or ""), file),
     }
+
+
+def _task(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What was compressed; of a user's file only its name, for the folder is nobody's business."""
+    told = {key: task.get(key) for key in ("model", "model_args", "score")}
+    for key in ("model", "score"):
+        file, colon, name = str(told[key]).rpartition(":")
+        if colon and file.endswith(".py"):
+            told[key] = f"{PurePath(file).name}:{name}"
+    return told
+
+
+def _data(data: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts and classes; an image folder by the last parts of its path."""
+    told = {key: described[key] for key in _OF_DATA if key in described}
+    folder = next((data[k] for k in ("evaluate", "train") if isinstance(data.get(k), str)), None)
+    if folder is not None:
+        told["data"] = "/".join(PurePath(folder).parts[-2:])
+    return told
 
 
 def _input(job: Mapping[str, Any], checked: Checked) -> dict[str, Any]:

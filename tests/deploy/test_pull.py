@@ -55,7 +55,8 @@ def test_the_bundle_is_the_measured_file_and_runs_alone(digits_study: Path, tmp_
     assert float(done.stdout) < 1e-4
     assert read_bundle(bundle.folder).manifest == json.loads(json.dumps(bundle.manifest))
     card = (bundle.folder / "MODEL_CARD.md").read_text()
-    assert "sha256" in card and "Licence" in card
+    assert "sha256" in card and "Licence" in card and "±" in card
+    assert str(digits_study.parent) not in card + json.dumps(bundle.manifest)
 
 
 def test_a_flipped_byte_is_refused_and_the_old_bundle_stays(

@@ -144,7 +144,7 @@ def test_a_registered_model_loads_in_mlflow_and_answers_as_the_measured_file(
     found = answer["output"] if isinstance(answer, dict) else answer
     np.testing.assert_array_equal(np.asarray(found), expected)
     shape = model.metadata.signature.inputs.to_dict()[0]["tensor-spec"]["shape"]
-    assert shape == [-1, *inputs.shape[1:]]
+    assert list(shape) == [-1, *inputs.shape[1:]]
     np.testing.assert_allclose(model.input_example, inputs[:1], rtol=1e-6)
     assert mlflow.onnx.load_model(f"models:/{NAME}@loaded").graph.input[0].name == "input"
 
