@@ -161,6 +161,8 @@ class ParetoFront:
         in, e.g. ``"latency_ms"`` (``"knee"`` or without it: the knee of the points that meet the
         condition, the balanced choice).
         Equal points: one on the front first, then the objectives in order, then the lower number.
+        Where some of the points were confirmed the choice is among those: beside them, values that
+        were found during the search are optimistic.
 
         Raises InputError on a bad condition or a value that no point has, NothingMeetsError naming
         the nearest point and what it misses.
@@ -178,6 +180,7 @@ class ParetoFront:
         found = [p for p in candidates if goal is None or goal.holds(p.values)]
         if goal is not None and not found:
             raise NothingMeetsError(nearest_miss(goal, candidates))
+        found = [p for p in found if p.rung == "confirm"] or found
         if best is None:
             return self._knee(found)
         owner = quantity_name(best)
