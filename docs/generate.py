@@ -99,18 +99,22 @@ def _kind(entry: dict[str, Any]) -> str:
         words = "whole number" if kind == "integer" else "number"
         bounds = [
             *(
-                [f"from {low:g}" if "minimum" in entry else f"above {low:g}"]
+                [f"from {_number(low)}" if "minimum" in entry else f"above {_number(low)}"]
                 if low is not None
                 else []
             ),
             *(
-                [f"to {high:g}" if "maximum" in entry else f"below {high:g}"]
+                [f"to {_number(high)}" if "maximum" in entry else f"below {_number(high)}"]
                 if high is not None
                 else []
             ),
         ]
         return " ".join([words, *bounds])
     return {"string": "text", "boolean": "`true`, `false`", "object": "mapping"}.get(kind, "any")
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 
 def commands_page() -> str:
