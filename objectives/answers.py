@@ -109,10 +109,10 @@ def _phrase(kinds: dict[str, list[float]]) -> str:
     for kind, limits in kinds.items():
         same.setdefault(tuple(limits), []).append(kind)
     out = []
-    for limits, names in same.items():
+    for reach, names in same.items():
         words = " and ".join([names[0], *(n[0].lower() + n[1:] for n in names[1:])])
-        low = f"{100 * limits[0]:g} to " if len(limits) > 1 else ""
-        out.append(f"{words} within {low}{_limit(limits[-1])}")
+        low = f"{100 * reach[0]:g} to " if len(reach) > 1 else ""
+        out.append(f"{words} within {low}{_limit(reach[-1])}")
     return " · ".join(out)
 
 

@@ -181,7 +181,7 @@ def _beaten(mine: np.ndarray, others: np.ndarray) -> int:
 
 
 def _warnings(a: ParetoFront, b: ParetoFront) -> list[str]:
-    found = []
+    found: list[str] = []
     if a.baseline is None or b.baseline is None:
         return found
     x, y = a.baseline, b.baseline

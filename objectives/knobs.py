@@ -62,6 +62,11 @@ class Knobs:
         return f"What matters most: {what} in {first.layer} ({first.effect:.2g} {word})"
 
 
+def _knob(parameter: str, effect: float) -> Knob:
+    family, _, layer = parameter.partition(":")
+    return Knob(family, layer, effect)
+
+
 def from_sensitivity(folder: Path) -> Knobs | None:
     """From the newest table of single options in a study folder; None where there is none.
 
@@ -78,7 +83,7 @@ def from_sensitivity(folder: Path) -> Knobs | None:
             strongest[name] = int(option), float(damage)
     if not strongest:
         return None
-    knobs = [Knob(*name.split(":", 1), damage) for name, (_, damage) in strongest.items()]
+    knobs = [_knob(name, damage) for name, (_, damage) in strongest.items()]
     return Knobs(
         tuple(sorted(knobs, key=lambda k: -k.effect)),
         "divergence from the original's answers, nats",
@@ -121,7 +126,7 @@ def from_trials(front: ParetoFront) -> Knobs | None:
             shuffled[:, i] = rng.permutation(shuffled[:, i])
             grown.append(np.abs(forest.predict(shuffled) - losses).mean() - base)
         effects[names[i]] = max(float(np.mean(grown)), 0.0)
-    knobs = [Knob(*name.split(":", 1), effect) for name, effect in effects.items()]
+    knobs = [_knob(name, effect) for name, effect in effects.items()]
     how = (
         f"A random forest over {len(points)} trials (out-of-bag R² {forest.oob_score_:.2f}): by "
         "how much its mean error grows when one knob is shuffled among the trials. Correlated "

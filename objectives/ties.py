@@ -36,5 +36,5 @@ def tie_groups(points: Sequence[Point], names: Sequence[str]) -> dict[int, int]:
         tied = free & (again == again[place]) & near.all(axis=1)
         if tied.sum() > 1:
             free &= ~tied
-            groups.update({points[i].number: leader.number for i in np.flatnonzero(tied)})
+            groups.update({points[i].number: leader.number for i in np.flatnonzero(tied).tolist()})
     return groups

@@ -72,7 +72,7 @@ def export(
         inputs = None if calibration is None else calibration[:NORMALISE_EXAMPLES]
         with torch.random.fork_rng(devices=[]):
             grids = quantise(network, bits, kinds, options or CompressSection(), inputs)
-    batches = [] if calibration is None else [b.numpy() for b in calibration.split(_BATCH)]
+    batches = [] if calibration is None else [b.numpy() for b in torch.split(calibration, _BATCH)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         made = Path(folder) / f"model.{target.format}"

@@ -72,7 +72,8 @@ def _profile(
         try:
             session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             inputs = {i.name: _example(i, batch, where) for i in session.get_inputs()}
-            end, whole = time.perf_counter() + seconds, []
+            whole: list[float] = []
+            end = time.perf_counter() + seconds
             while len(whole) < LEAST_RUNS + _WARM or (
                 len(whole) < MOST_RUNS and time.perf_counter() < end
             ):

@@ -173,7 +173,7 @@ def _normalise(network: nn.Module, survey: Survey, shape: Shape, found: Found) -
         with torch.inference_mode():
             right = [
                 (network(x).argmax(1) == y)
-                for x, y in zip(inputs.split(64), labels.split(64), strict=True)
+                for x, y in zip(torch.split(inputs, 64), torch.split(labels, 64), strict=True)
             ]
         scores[name] = float(torch.cat(right).float().mean())
     best = max(scores, key=lambda name: scores[name])
