@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .spaces.discover import discover as discover
     from .spaces.plan import CompressionPlan as CompressionPlan
     from .spaces.space import SearchSpace as SearchSpace
+    from .tasks.job import load_job as load_job
     from .tasks.load import load_task as load_task
     from .tasks.task import Task as Task
     from .trackers.study import Study as Study
@@ -36,6 +37,7 @@ _HOME = {
     "apply": "operators.apply",
     "discover": "spaces.discover",
     "export": "operators.export",
+    "load_job": "tasks.job",
     "load_task": "tasks.load",
     "pull": "deploy.pull",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "apply",
     "discover",
     "export",
+    "load_job",
     "load_task",
     "pull",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,13 @@ from ..tasks.compress_section import CompressSection
 from .answers import record_answers
 from .evidence import weight_slopes
 from .factorise import FactorCache
-from .importance import channel_importance, gather
+from .importance import Importances, channel_importance, gather
 from .normalise import input_moments, reestimating
 from .prune import choose_channels
 from .quantise import quantise
 from .reconstruct import Rank, Refit
 from .refine import refine
-from .sampling import affordable, is_sampled
+from .sampling import affordable, is_fitted
 from .sparsify import sparsify
 
 NORMALISE_EXAMPLES = 128
@@ -98,17 +99,17 @@ class Compressor:
         self.normalise = options.normalise if calibration is not None else "none"
         ranked = None if calibration is None else calibration[:IMPORTANCE_EXAMPLES]
         method, evidence = gather(self.original, options.importance, ranked)
-        self._importance = {
-            g.name: channel_importance(
+        self._importance = Importances(
+            partial(
+                channel_importance,
                 self.original,
-                g,
-                method,
-                evidence,
+                method=method,
+                evidence=evidence,
                 mix=options.importance_mix,
                 seed=options.importance_seed,
-            )
-            for g in space.groups
-        }
+            ),
+            space.groups,
+        )
         fits = (options.reconstruct or options.whiten) and calibration is not None
         fits = fits and len(calibration) >= LEAST_RECONSTRUCT  # type: ignore[arg-type]
         count = NORMALISE_EXAMPLES
@@ -157,18 +158,19 @@ class Compressor:
         work.lost = cut(work.network, self.space.groups, work.kept)
 
     def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
-        if self._answers is not None:
-            return  # fitted to the data, layer by layer, in the next step
         for name, choice in plan.layers.items():
             if choice.method is not None:
                 parent, _, leaf = name.rpartition(".")
                 module = work.network.get_submodule(name)
+                if self._answers is not None and is_fitted(module):
+                    continue  # fitted to the data, layer by layer, in the next step
                 factors = self._factors.factorise(module, choice.method, choice.ranks, name)
                 setattr(work.network.get_submodule(parent), leaf, factors)
 
     def _reconstruct(self, plan: CompressionPlan, work: Compressed) -> None:
         """One pass over the calibration inputs: refit what changed, re-estimate BatchNorm too."""
-        ranks = {n: Rank(c.method, c.ranks) for n, c in plan.layers.items() if c.method}
+        layers = ((n, c, work.network.get_submodule(n)) for n, c in plan.layers.items())
+        ranks = {n: Rank(c.method, c.ranks) for n, c, m in layers if c.method and is_fitted(m)}
         if self._answers is None or self._inputs is None or not (work.lost or ranks):
             return
         work.statistics = {n: b.clone() for n, b in work.network.named_buffers()}
@@ -194,7 +196,7 @@ class Compressor:
             if self.options.reconstruct and any(p in work.lost for p in group.producers())
             for reader in group.consumers()
         }
-        return {n: None for n in names if is_sampled(work.network.get_submodule(n))}
+        return {n: None for n in names if is_fitted(work.network.get_submodule(n))}
 
     def _sparsify(self, plan: CompressionPlan, work: Compressed) -> None:
         asked = {name: c for name, c in plan.layers.items() if c.sparsity}

@@ -7,7 +7,7 @@ share a group are added after dividing each by its mean, so that no layer outvot
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..spaces.trace import ROOTS, ChannelGroup
 from .evidence import Loss, input_means, input_rms, input_slopes, own_loss
-from .surgeon import patch_moments, removal_order
+from .surgeon import channel_rms, patch_moments, removal_order
 
 Evidence = Mapping[str, Tensor]
 """What calibration showed of each layer's inputs: module name -> (..., channels)."""
@@ -30,6 +30,27 @@ _GATHER: dict[str, Callable[[nn.Module, Tensor], dict[str, Tensor]]] = {
     "obs": patch_moments,
 }
 METHODS = (*WEIGHTS_ONLY, *_GATHER, "taylor")
+
+
+class Importances(Mapping[str, Tensor]):
+    """The importance of each group's channels, found when it is asked for."""
+
+    def __init__(
+        self, find: Callable[[ChannelGroup], Tensor], groups: Iterable[ChannelGroup]
+    ) -> None:
+        self._find, self._groups = find, {group.name: group for group in groups}
+        self._known: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._known:
+            self._known[name] = self._find(self._groups[name])
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
 
 
 def gather(
@@ -87,7 +108,9 @@ def channel_importance(
         return _taylor(group, evidence)
     if method == "obs":
         order = removal_order(network, group, evidence)
-        return channel_importance(network, group, "l2") if order is None else order
+        if order is not None:
+            return order
+        method, evidence = "activation", channel_rms(evidence, network)
     total = torch.zeros(group.channels)
     for member in group.members:
         module = network.get_submodule(member.module)

@@ -18,6 +18,16 @@ def is_sampled(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
+WIDEST = 1152
+"""Inputs of one output up to which a layer is fitted: the cost grows with their third power."""
+
+
+def is_fitted(module: nn.Module) -> bool:
+    """Whether least squares over its patches is affordable, candidate after candidate."""
+    weight = getattr(module, "weight", None)
+    return is_sampled(module) and weight is not None and weight[0].numel() <= WIDEST
+
+
 def affordable(network: nn.Module, example: Tensor, most: int) -> int:
     """How many images may go through ``network`` at once: ``most``, fewer where its layers' outputs
     are large (at least 8). example: (1, ...) float32."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..spaces.trace import ChannelGroup
-from .sampling import Places, is_sampled
+from ..spaces.trace import ROOTS, ChannelGroup
+from .sampling import Places, is_fitted, is_sampled
 
 EXAMPLES = 256
 """Inputs that are looked at."""
@@ -25,21 +25,28 @@ PLACES = 32
 """Outputs an image and layer whose patches are looked at."""
 RIDGE = 1e-3
 """Added to the moments' diagonal, as a share of its mean."""
+MOST_FLOPS = 1e10
+"""Multiply-accumulates that one group's order may take (seconds)."""
 STEPS = 64
 """A group goes in at most so many steps; wider ones lose several channels at each."""
 
 
 def patch_moments(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """Second moments about the mean, (d, d) float32, of the patches that every layer reads.
+    """Second moments about the mean, (d, d) float32, of the patches that layers read.
 
     inputs: (n, ...) float32. d = in * kh * kw, channels slowest. The mean is left out because a
-    bias or BatchNorm takes it up. Depthwise and grouped layers are not looked at.
+    bias or BatchNorm takes it up. Of very wide layers (see sampling.py) only the root mean squares
+    of the channels, (in,); depthwise and grouped layers are not looked at.
     """
     found: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(0)
 
     def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor, name: str) -> None:
         if name in found:
+            return
+        if not is_fitted(module):
+            x = args[0] if isinstance(module, nn.Linear) else args[0].movedim(1, -1)
+            found[name] = x.square().mean(list(range(x.dim() - 1))).sqrt()
             return
         second: Any = 0.0
         mean: Any = 0.0
@@ -73,14 +80,21 @@ def removal_order(
     """When each channel of ``group`` goes, (channels,) float32: 0 = first; higher = keep longer.
 
     moments: from :func:`patch_moments`. Several readers' errors are added, each divided by the
-    size of its outputs. None where no reader was looked at.
+    size of its outputs. None where a reader was not looked at, or readers are so many and wide that
+    it would take more than :data:`MOST_FLOPS`.
     """
     readers: list[_Reader] = []
+    flops = 0.0
     for member in group.members:
-        second = moments.get(member.module) if member.side == "in" else None
-        if second is None:
-            continue
         layer: Any = network.get_submodule(member.module)
+        if member.side != "in" or not isinstance(layer, ROOTS):
+            continue
+        second = moments.get(member.module)
+        if second is None or second.dim() == 1:
+            return None
+        flops += len(second) ** 2 * (len(second) + 2.0 * len(member.entries))
+        if flops > MOST_FLOPS:
+            return None
         taps = second.shape[0] // layer.weight.shape[1]
         places: list[list[int]] = [[] for _ in range(group.channels)]
         for channel, entry in zip(member.channels, member.entries, strict=True):
@@ -101,6 +115,18 @@ def removal_order(
         for reader in readers:
             reader.cut(going)
     return when
+
+
+def channel_rms(moments: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """What :func:`patch_moments` found, as one number a channel: about the mean, or of a very wide
+    layer about zero."""
+    found = {}
+    for name, second in moments.items():
+        layer: Any = network.get_submodule(name)
+        taps = layer.weight[0, 0].numel()
+        of_taps = second.diagonal().reshape(-1, taps) if second.dim() == 2 else second[:, None] ** 2
+        found[name] = of_taps.mean(1).clamp_min(0).sqrt()
+    return found
 
 
 class _Reader:

@@ -53,7 +53,7 @@ def network_named(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
     "name",
     [
         "plain",
-        "mobilenet_v2",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         pytest.param("resnet18", marks=pytest.mark.slow),
         pytest.param("densenet121", marks=pytest.mark.slow),
     ],

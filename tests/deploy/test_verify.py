@@ -98,7 +98,7 @@ def other_model(folder: Path) -> None:
     model = onnx.load(str(folder / "model.onnx"))
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.int8 and values.ndim > 1:
+        if values.dtype in (np.int8, np.float32) and values.ndim > 1:
             tensor.CopyFrom(numpy_helper.from_array(values[::-1].copy(), tensor.name))
     onnx.save(model, str(folder / "model.onnx"))
     data = (folder / "model.onnx").read_bytes()

@@ -1,5 +1,7 @@
 """A screened candidate computes like its exported file, and costs little."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.problem import Problem
 from paretune.objectives.screen import Screen
-from paretune.operators.compress import NORMALISE_EXAMPLES
+from paretune.operators.compress import NORMALISE_EXAMPLES, RECONSTRUCT_EXAMPLES
 from paretune.tasks.job import load_job
 
 JOB = {
@@ -36,7 +38,7 @@ def trained(problem: Problem) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Evaluator, Screen]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
     torch.manual_seed(0)
     problem = Problem.from_job(load_job(JOB))
     trained(problem)
@@ -45,7 +47,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Problem, Evaluator,
     screen = Screen.for_problem(
         problem, folder, evaluator.compressor, calibration=NORMALISE_EXAMPLES
     )
-    return problem, evaluator, screen
+    with pytest.MonkeyPatch.context() as patch:  # as many examples as the file was made with
+        patch.setattr("paretune.operators.compress.FEW_EXAMPLES", RECONSTRUCT_EXAMPLES)
+        yield problem, evaluator, screen
 
 
 def real_outputs(evaluator: Evaluator, plan: object, inputs: torch.Tensor) -> np.ndarray:

@@ -27,6 +27,7 @@ JOB: dict[str, Any] = {
         "data": {"kind": "digits"},
     },
     "objectives": ["accuracy", "size_bytes"],
+    "compress": {"reconstruct": False, "whiten": False},
 }
 
 

@@ -90,6 +90,15 @@ def test_without_a_reader_magnitudes_decide():
     assert torch.equal(channel_importance(network, group, "obs", {}), expected)
 
 
+def test_very_wide_readers_are_ranked_channel_by_channel(monkeypatch):
+    network, inputs, group = two_layers(5)
+    monkeypatch.setattr("paretune.operators.sampling.WIDEST", 30)  # less than 6 * 9
+    moments = patch_moments(network, inputs)
+    assert removal_order(network, group, moments) is None
+    expected = channel_importance(network, group, *gather(network, "activation", inputs))
+    torch.testing.assert_close(channel_importance(network, group, "obs", moments), expected)
+
+
 def test_a_linear_reader_behind_a_flatten():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4, 3)).eval()

@@ -58,6 +58,7 @@ def actors():
     return {actor.pid for actor in alive if "Trainable" in actor.class_name}
 
 
+@pytest.mark.slow
 def test_trials_on_a_cluster(cluster, fakes, factory, plans, tmp_path):
     """One cluster: faults of candidates, an actor killed, idle actors kept, nothing left over."""
     from paretune.search.ray_pool import RayPool
@@ -155,6 +156,7 @@ def test_a_search_is_the_same_on_ray_as_locally(cluster, bench, drive, factory, 
     assert bench.record(tmp_path / "local") == bench.record(tmp_path / "ray")
 
 
+@pytest.mark.slow
 def test_resources_that_no_node_has_are_refused_at_once(cluster):
     from paretune.search.ray_connection import check_resources
 
