@@ -26,7 +26,7 @@ from ..targets.target import Target
 from ..tasks.compress_section import CompressSection
 from ..tasks.job import load_job
 from ..tasks.recover_section import RecoverSection
-from ..tasks.task import Predict, Task
+from ..tasks.task import Examples, Predict, Task
 from .counts import count_macs, count_params
 from .evaluation import Artifact, Evaluation
 from .further import FurtherTarget, measured_on, relate, target_suffix
@@ -172,8 +172,7 @@ class Evaluator:
                     artifact = self.export(self.target, made)
             path = self._path(artifact)
             with _clocked(seconds, "score"):
-                split = self.task.evaluate if rung == "confirm" else self.task.search
-                result = self.task.score.measure(self.predict(self.target, path), split)
+                result = self.task.score.measure(self.predict(self.target, path), self.split(rung))
         values = dict(result.values)
         errors = dict(result.errors)
         values |= {
@@ -197,7 +196,7 @@ class Evaluator:
         if self.resources:
             with _clocked(seconds, "resources"):
                 values |= measure_resources(self.resources, self.target, path, self._inputs, values)
-        relate(values, errors, baseline, self.task.score.name)
+        notes |= relate(values, errors, baseline, self.task.score.name, result.right)
         if self._further:
             artifact = replace(artifact, beside={})
             own = measured_on(self.target.name, values, errors)
@@ -216,6 +215,10 @@ class Evaluator:
             seconds=seconds,
             notes=notes,
         )
+
+    def split(self, rung: str) -> Examples:
+        """The examples that score this rung: the search's own until points are confirmed."""
+        return self.task.evaluate if rung == "confirm" else self.task.search
 
     def export(self, target: Target, made: Compressed) -> Artifact:
         """The exported file under its content's name; the write is atomic and durable."""

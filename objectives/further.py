@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from ..targets.target import Target
 from .evaluation import Artifact, Evaluation
 from .latency import LatencyMeter
+from .paired import packed, paired_error
 from .resources import measure_resources
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class FurtherTarget:
             if artifact is None or not (files / artifact.file_name).exists():
                 artifact = evaluator.export(target, made)
             path = files / artifact.file_name
-            split = evaluator.task.search if rung == "measure" else evaluator.task.evaluate
+            split = evaluator.split(rung)
             result = evaluator.task.score.measure(evaluator.predict(target, path), split)
         values = dict(result.values) | {"size_bytes": float(artifact.size_bytes)}
         errors = dict(result.errors)
@@ -113,7 +115,7 @@ class FurtherTarget:
             notes["timing"] = timed.conditions
         if evaluator.resources:
             values |= measure_resources(evaluator.resources, target, path, self._inputs, values)
-        relate(values, errors, base, evaluator.task.score.name)
+        notes |= relate(values, errors, base, evaluator.task.score.name, result.right)
         seconds[target_suffix(self.name)] = time.perf_counter() - begin
         return Found(artifact, *measured_on(self.name, values, errors), notes)
 
@@ -123,8 +125,10 @@ def relate(
     errors: dict[str, float],
     baseline: Evaluation | None,
     score: str,
-) -> None:
-    """Add the numbers that are relative to the baseline."""
+    right: Tensor | None = None,
+) -> dict[str, Any]:
+    """Add the numbers that are relative to the baseline; of the baseline, return the notes that
+    later comparisons need. right: whether each example was answered rightly, (n,) bool."""
     base: Mapping[str, float] = baseline.values if baseline is not None else values
     values["size_ratio"] = values["size_bytes"] / base["size_bytes"]
     values["compression_ratio"] = base["size_bytes"] / values["size_bytes"]
@@ -134,3 +138,11 @@ def relate(
         values["accuracy_drop"] = base[score] - values[score]
         if score in errors:
             errors["accuracy_drop"] = errors[score]
+    if right is None:
+        return {}
+    if baseline is None:
+        return {"right": packed(right)}
+    paired = paired_error(right, baseline.notes.get("right"))
+    if paired is not None:
+        errors["accuracy_drop"] = paired
+    return {}

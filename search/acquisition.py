@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -52,6 +53,12 @@ class Region:
             self.points = rng.random((POINTS, axes)) * corner
             self.weights = np.full(POINTS, 1.0 / POINTS)
         self.open = np.ones(len(self.points), dtype=bool)
+
+    def copy(self) -> Region:
+        """The same points, less the same; what is dominated here is not in the other."""
+        out = copy.copy(self)
+        out.open = self.open.copy()
+        return out
 
     def dominate(self, point: Floats) -> None:
         """A true result: what it dominates can be gained no more."""

@@ -151,6 +151,12 @@ class Axes:
         start = self._base.get(self.score, 0.0) if self.score == "loss" else 0.0
         return None if found is None else found - start
 
+    def noise(self, errors: Mapping[str, float]) -> float:
+        """One standard error of the loss as measured, 0 where it is unknown: that of the
+        difference from the unchanged network where both were counted on the same examples."""
+        difference = self.score in ("accuracy", "accuracy_drop", "fidelity")
+        return float(errors.get("accuracy_drop" if difference else self.score, 0.0))
+
     def true_ratios(self, values: Mapping[str, float]) -> list[float] | None:
         """The true ratios, or None when one was not obtained."""
         out = []

@@ -182,7 +182,7 @@ class Proposer:
             trial.set_constraint(str(constraint), constraint.violation(evaluation.values))
         trial.set_user_attr(VALUES, dict(evaluation.values))
         if self.scout is not None:
-            self.scout.tell(number, evaluation.values)
+            self.scout.tell(number, evaluation.values, evaluation.errors)
         values = [float(evaluation.values[objective.name]) for objective in self._objectives]
         self._study.tell(trial, values)
         return None

@@ -31,24 +31,22 @@ class ScoreCurve:
         self._y = list(score * (1 - np.exp(-_DECAY * grid)))
         self._trust = [_PRIOR] * len(grid)
         self._knots: tuple[Floats, Floats] | None = None
-        self._residuals: list[tuple[float, float]] = []
+        self._measured: list[tuple[float, float, float]] = []
 
-    def add(self, divergence: float, loss: float, measured: bool = False) -> None:
+    def add(self, divergence: float, loss: float, trust: float = 1.0) -> None:
         """One candidate's screened divergence, and its loss of score as screened or measured."""
         self._x.append(divergence)
         self._y.append(loss)
-        self._trust.append(_TRUE if measured else 1.0)
+        self._trust.append(trust)
         self._knots = None
-        if measured:
-            self._residuals.append((divergence, loss))
 
-    def with_measured(self, pairs: Iterable[tuple[float, float]]) -> ScoreCurve:
-        """A copy that also knows measured (divergence, loss)."""
+    def with_measured(self, trials: Iterable[tuple[float, float, float]]) -> ScoreCurve:
+        """A copy that also knows measured trials: (divergence, loss, standard error or 0)."""
         out = copy.copy(self)
         out._x, out._y, out._trust = list(self._x), list(self._y), list(self._trust)
-        out._residuals = []
-        for divergence, loss in pairs:
-            out.add(divergence, loss, measured=True)
+        out._measured = list(trials)
+        for divergence, loss, _ in out._measured:
+            out.add(divergence, loss, _TRUE)
         return out
 
     def loss(self, divergence: Floats) -> Floats:
@@ -57,9 +55,10 @@ class ScoreCurve:
             self._knots = fitted_curve(np.array(self._x), np.array(self._y), np.array(self._trust))
         return np.asarray(np.interp(divergence, *self._knots))
 
-    def scatter(self, floor: float) -> float:
-        """Standard error of a prediction, from measured candidates; ``floor`` until there are 8."""
-        if len(self._residuals) < 8:
-            return floor
-        x, y = np.array(self._residuals).T
-        return float(np.sqrt(np.mean((y - self.loss(x)) ** 2)))
+    def scatter(self, before: float) -> float:
+        """Standard error of a predicted loss, from measured candidates: how far they lie from
+        the curve, less how far chance alone puts them; ``before`` until there are 8."""
+        if len(self._measured) < 8:
+            return before
+        x, y, noise = np.array(self._measured).T
+        return float(np.sqrt(max(0.0, np.mean((y - self.loss(x)) ** 2 - noise**2))))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..objectives.dominance import non_dominated
 from ..objectives.evaluation import Evaluation
 from ..objectives.expression import Expression
 from ..objectives.objective import Objective
@@ -22,6 +23,7 @@ FIRST = 4
 """The first turn screens this many times as much as the others: it also teaches the surrogate."""
 _SCREEN, _CHOICE = 1, 2  # streams of random numbers
 _ERROR = 0.01  # of a screened accuracy beside the measured one, before any trial tells
+_LEAST_ERROR = 0.002
 _LATEST = 512  # screened candidates among which one is chosen
 
 
@@ -81,6 +83,7 @@ class Scout:
         self._dropped: set[bytes] = set()
         self._twins: dict[str, Screened] = {}  # plan's fingerprint -> what its first screen found
         self._told: dict[int, Floats] = {}
+        self._noise: dict[int, float] = {}
         self._learnt = 0
         self._true_axes = Axes(guidance, objectives)
         self._region: Region | None = None
@@ -142,14 +145,14 @@ class Scout:
         if not waiting:
             return None
         rng = np.random.default_rng([self._seed, number, _CHOICE])
-        points, weights = self._view(rng)
         factor = self._correction()
         curve = self._curve.with_measured(
-            (self._divergence[key], float(point[0]))
+            (self._divergence[key], float(point[0]), self._noise[n])
             for n, point in sorted(self._told.items())
             if (key := self._asked.get(n, b"")) in self._divergence
         )
-        error = max(0.002, curve.scatter(_ERROR))
+        error = max(_LEAST_ERROR, curve.scatter(_ERROR))
+        points, weights = self._view(rng, curve, error)
         expected = self._expected(waiting, factor, curve)
         pending = [k for n, k in self._asked.items() if n not in self._told]
         pending = [k for k in pending if k in self._candidates]
@@ -170,19 +173,40 @@ class Scout:
         """These options make a plan that was asked before: never choose them."""
         self._dropped.add(self._row(params).tobytes())
 
-    def tell(self, number: int, values: Mapping[str, float]) -> None:
-        """Trial ``number`` was measured."""
+    def tell(
+        self, number: int, values: Mapping[str, float], errors: Mapping[str, float] | None = None
+    ) -> None:
+        """Trial ``number`` was measured; errors: one standard error for values that have one."""
         loss, ratios = self._true_axes.loss(values), self._true_axes.true_ratios(values)
         if loss is None or ratios is None:
             return
         self._told[number] = np.array([loss, *ratios])
-        if self._region is not None:
-            self._region.dominate(self._told[number])
+        self._noise[number] = self._true_axes.noise(errors or {})
 
-    def _view(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    def _view(
+        self, rng: np.random.Generator, curve: ScoreCurve, error: float
+    ) -> tuple[Floats, Floats]:
+        """What can still be gained, beside the trials told so far."""
         if self._region is None:
             self._region = self._guide.fresh_region()
-        return self._region.view(rng)
+        region = self._region.copy()
+        believed = np.array([self._believed(n, curve, error) for n in sorted(self._told)])
+        if len(believed):
+            for point in believed[non_dominated(believed)]:
+                region.dominate(point)
+        return region.view(rng)
+
+    def _believed(self, number: int, curve: ScoreCurve, error: float) -> Floats:
+        """A told trial with the score that is believed of it: between what was measured, which
+        may be luck, and what its divergence stands for, each weighed by how sure it is. Else
+        the luckiest trials would stand on the front and hide better ones."""
+        point, noise = self._told[number], self._noise[number]
+        key = self._asked.get(number, b"")
+        if noise <= 0 or key not in self._divergence:
+            return point
+        usual = float(curve.loss(np.array(self._divergence[key])))
+        share = error**2 / (error**2 + noise**2)
+        return np.array([usual + share * (point[0] - usual), *point[1:]])
 
     def _expected(self, keys: Sequence[bytes], factor: Floats, curve: ScoreCurve) -> Floats:
         """(n, axes) of screened candidates, as measuring them would give."""

@@ -28,7 +28,8 @@ class Top1:
         self._loss = loss
 
     def measure(self, predict: Predict, split: Examples, batch: int = 100) -> ScoreResult:
-        right = count = 0
+        answers: list[Tensor] = []
+        count = 0
         total = squares = 0.0
         for inputs, targets in split.batches(batch):
             if targets is None or targets.ndim != 1 or targets.is_floating_point():
@@ -42,7 +43,7 @@ class Top1:
                     f"accuracy needs outputs (n, classes), got {list(outputs.shape)}",
                     "use fidelity or your own score",
                 )
-            right += int((outputs.argmax(1) == targets).sum())
+            answers.append(outputs.argmax(1) == targets)
             count += len(inputs)
             if self._loss is None:
                 each = F.cross_entropy(outputs, targets, reduction="none").double()
@@ -51,12 +52,13 @@ class Top1:
             else:
                 total += _scalar(self._loss(outputs, targets), "task.loss") * len(inputs)
         _some(count, split)
-        accuracy, loss = right / count, total / count
+        right = torch.cat(answers)
+        accuracy, loss = int(right.sum()) / count, total / count
         errors = {"accuracy": math.sqrt(accuracy * (1 - accuracy) / count)}
         if self._loss is None and count > 1:
             variance = max(0.0, squares / count - loss**2) * count / (count - 1)
             errors["loss"] = math.sqrt(variance / count)
-        return ScoreResult({"accuracy": accuracy, "loss": loss}, errors, count)
+        return ScoreResult({"accuracy": accuracy, "loss": loss}, errors, count, right)
 
 
 class Fidelity:

@@ -58,11 +58,13 @@ class ScoreResult:
 
     values: e.g. ``{"accuracy": 0.91, "loss": 0.3}``, or ``fidelity`` and ``divergence`` without
     labels. errors: one standard error for the values that have one. count: examples used.
+    right: whether each example was answered rightly, (count,) bool, where that is what is scored.
     """
 
     values: dict[str, float]
     errors: dict[str, float]
     count: int
+    right: Tensor | None = None
 
 
 class Score(Protocol):

@@ -50,14 +50,24 @@ def test_values_are_those_of_the_file(evaluator: Evaluator, baseline: Evaluation
     assert found.values["size_bytes"] == len(data) == found.artifact.size_bytes
     assert found.values["size_ratio"] == len(data) / baseline.values["size_bytes"]
     session = onnxruntime.InferenceSession(data)
+    before = onnxruntime.InferenceSession(
+        evaluator.folder / "artifacts" / baseline.artifact.file_name
+    )
+    gains = []
     right = total = 0
     for inputs, targets in evaluator.task.search.batches(100):
-        outputs = session.run(None, {"input": inputs.numpy()})[0]
-        right += int((outputs.argmax(1) == targets.numpy()).sum())
+        hits, had = (
+            s.run(None, {"input": inputs.numpy()})[0].argmax(1) == targets.numpy()
+            for s in (session, before)
+        )
+        right += int(hits.sum())
+        gains += (hits.astype(float) - had).tolist()
         total += len(targets)
     assert found.values["accuracy"] == pytest.approx(right / total)
     error = np.sqrt(right / total * (1 - right / total) / total)
     assert found.errors["accuracy"] == pytest.approx(error, rel=0.02)
+    paired = max(np.std(gains) / np.sqrt(total), 1 / total)  # both counted on the same examples
+    assert found.errors["accuracy_drop"] == pytest.approx(paired)
     assert found.values["latency_ms"] == pytest.approx(
         found.values["latency_ratio"] * baseline.values["latency_ms"]
     )
