@@ -74,8 +74,11 @@ def test_a_finished_search_is_recovered(job, tmp_path):
                 point = study.front()[row.number]
                 assert point.parent == row.parent and point.rung == "confirm"
         gains = [r.evaluation.values["accuracy"] - first[r.parent].values["accuracy"] for r in rows]
-        # the search left little to win back here; what training wins is tested with the operator
-        assert max(gains) > 0 and min(gains) > -0.01
+        assert min(gains) > -0.01
+        # how much the points of this short search lost is left to its clock; where it was a lot,
+        # something must have come back
+        lost = [first[r.parent].values["accuracy_drop"] for r in rows]
+        assert max(lost) < 0.03 or max(gains) > 0
         check_weights(study, max(rows, key=lambda r: r.evaluation.values["accuracy"]))
     assert heard.kinds().count("recovered") == 2
     assert "training" in heard.kinds() and not list((tmp_path / "study" / "recovery").iterdir())
