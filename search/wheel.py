@@ -11,6 +11,7 @@ from .. import __version__
 
 _STAMP = (2020, 1, 1, 0, 0, 0)  # equal content gives an equal file, which a cluster keeps once
 _TAG = "py3-none-any"
+_PARTS = (".py", ".css", ".js", ".typed")
 
 
 def build_wheel(folder: Path) -> Path:
@@ -25,9 +26,9 @@ def build_wheel(folder: Path) -> Path:
     files: dict[str, bytes | str] = {
         f"paretune/{path.relative_to(root).as_posix()}": path.read_bytes()
         for room in rooms
-        for path in sorted(room.glob("*.py"))
+        for path in sorted(room.iterdir())
+        if path.suffix in _PARTS
     }
-    files["paretune/py.typed"] = b""
     content = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:12]
     version = f"{__version__}+{content}"
     about = f"paretune-{version}.dist-info"

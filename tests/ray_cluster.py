@@ -95,7 +95,10 @@ class RayCluster:
         return head
 
     def start_node(self, cpus):
-        return self._start(cpus, f"--address={self.address}")
+        """A further node, with a folder of its own as on another machine: in a common one a node
+        would install a job's wheel over the one that the others are reading."""
+        own = f"--temp-dir={self.folder}/n{self.started}"
+        return self._start(cpus, f"--address={self.address}", own)
 
     def _start(self, cpus, *arguments):
         """A node that is up: its ``ray start`` has said so."""

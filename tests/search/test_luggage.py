@@ -137,5 +137,6 @@ def check_installed(place, elsewhere):
         check=True,
     ).stdout.split()
     assert out == [str(place / "paretune" / "__init__.py"), "0.1.0"]
-    for path in (*ROOT.glob("search/*.py"), ROOT / "cli.py"):
+    parts = (*ROOT.glob("search/*.py"), *ROOT.glob("objectives/page.*"), ROOT / "py.typed")
+    for path in (*parts, ROOT / "cli.py"):
         assert (place / "paretune" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
