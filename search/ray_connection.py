@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from ..errors import InputError
 
 REACH_S = 3.0  # to find out whether anything listens
+TRIES = "5"  # of Ray's, a second apart; twenty unless told, also where the token is wrong
 WHERE = "--ray"
 
 
@@ -23,6 +26,7 @@ def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
     """
     if _token_known():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES)
     try:
         import ray
     except ImportError as error:
@@ -35,16 +39,40 @@ def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
         )
     address = _found(address)
     check_listens(address, WHERE)
-    try:
-        ray.init(
-            address=address,
-            runtime_env=dict(runtime_env or {}),
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=False,
-        )
-    except Exception as error:
-        raise InputError(WHERE, *_why(address, error)) from None
+    with _Overheard() as said:
+        try:
+            ray.init(
+                address=address,
+                runtime_env=dict(runtime_env or {}),
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except Exception as error:
+            raise InputError(WHERE, *_why(address, error, said.text())) from None
+
+
+class _Overheard:
+    """Keeps what Ray's own library writes on standard error: it alone says why the head refuses,
+    and says it once for every try. Whoever connected sees it afterwards."""
+
+    def __enter__(self) -> _Overheard:
+        sys.stderr.flush()
+        self._file = tempfile.TemporaryFile()
+        self._before = os.dup(2)
+        os.dup2(self._file.fileno(), 2)
+        return self
+
+    def text(self) -> str:
+        self._file.seek(0)
+        return self._file.read().decode(errors="replace")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        os.dup2(self._before, 2)
+        os.close(self._before)
+        if kind is None:
+            sys.stderr.write(self.text())
+        self._file.close()
 
 
 def _token_known() -> bool:
@@ -129,11 +157,11 @@ def _found(address: str) -> str:
         ) from None
 
 
-def _why(address: str, error: Exception) -> tuple[str, str]:
-    """(what is wrong, what to do) about a connection that was refused."""
+def _why(address: str, error: Exception, said: str) -> tuple[str, str]:
+    """(what is wrong, what to do) about a connection that was refused. said: by Ray meanwhile."""
     text = " ".join(str(error).split())
     kind = type(error).__name__
-    if "uthentication" in kind + text or "token" in text.lower():
+    if any("uthenticat" in part or "AuthToken" in part for part in (kind, text, said)):
         return (
             f"the cluster at {address} refuses the token",
             "put its token into the file that RAY_AUTH_TOKEN_PATH names, and set "
