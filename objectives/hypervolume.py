@@ -32,6 +32,16 @@ def hypervolume(points: Floats, reference: Floats) -> float:
     return _volume(points[non_dominated(points)], reference)
 
 
+def gain(points: Floats, point: Floats, reference: Floats) -> float:
+    """The volume that ``point`` (objectives,) dominates and none of ``points`` does: what it
+    dominates at all, less what they dominate of that (While et al. 2012, "A fast way of calculating
+    exact hypervolumes")."""
+    alone = float(np.prod(np.maximum(reference - point, 0.0)))
+    if alone == 0.0:
+        return 0.0
+    return max(alone - hypervolume(np.maximum(points, point), reference), 0.0)
+
+
 def _volume(points: Floats, reference: Floats) -> float:
     if len(points) == 0:
         return 0.0
@@ -103,8 +113,13 @@ def normalized_hypervolume(
     axes, points = ratios(values, baseline)
     if not axes:
         return 0.0
-    reference = np.array([loss if n in SCORES else RATIO for n in axes])
+    reference = corner(axes, loss)
     return hypervolume(points, reference) / float(np.prod(reference))
+
+
+def corner(axes: Sequence[str], loss: float = WHOLE_LOSS) -> Floats:
+    """The reference point on these axes, see :func:`normalized_hypervolume`."""
+    return np.array([loss if name in SCORES else RATIO for name in axes])
 
 
 def growth(
@@ -113,19 +128,18 @@ def growth(
     objectives: Sequence[Objective],
 ) -> list[tuple[float, float, int]]:
     """After each point in turn: (hypervolume, that of the useful region, points on the front)."""
-    _, axes = ratios(values, baseline)
+    names, axes = ratios(values, baseline)
+    corners = [corner(names, loss) for loss in (WHOLE_LOSS, USEFUL_LOSS)] if names else []
     goals = costs(values, objectives)
     both = np.hstack([goals, axes])
-    kept: list[int] = []
-    steps: list[tuple[float, float, int]] = []
-    step = (0.0, 0.0, 0)
-    for index in range(len(both)):
-        if not np.any(np.all(both[kept] <= both[index], axis=1)):
-            kept.append(index)
-            kept = [k for k, on in zip(kept, non_dominated(both[kept]), strict=True) if on]
-            rows = [values[k] for k in kept]
-            whole = normalized_hypervolume(rows, baseline)
-            useful = normalized_hypervolume(rows, baseline, USEFUL_LOSS)
-            step = (whole, useful, int(non_dominated(goals[kept]).sum()))
-        steps.append(step)
+    kept = np.zeros(0, dtype=np.intp)
+    volumes, steps = [0.0, 0.0], []
+    size = 0
+    for index, row in enumerate(both):
+        if not np.any(np.all(both[kept] <= row, axis=1)):
+            for i, reference in enumerate(corners):
+                volumes[i] += gain(axes[kept], axes[index], reference) / float(np.prod(reference))
+            kept = np.append(kept[np.any(both[kept] < row, axis=1)], index)
+            size = int(non_dominated(goals[kept]).sum())
+        steps.append((volumes[0], volumes[1], size))
     return steps

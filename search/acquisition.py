@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr
 
 from .knapsack import Floats
@@ -54,19 +54,16 @@ class Region:
             self.weights = np.full(POINTS, 1.0 / POINTS)
         self.open = np.ones(len(self.points), dtype=bool)
 
-    def copy(self) -> Region:
-        """The same points, less the same; what is dominated here is not in the other."""
-        out = copy.copy(self)
-        out.open = self.open.copy()
-        return out
-
     def dominate(self, point: Floats) -> None:
         """A true result: what it dominates can be gained no more."""
         self.open &= ~np.all(point <= self.points, axis=1)
 
-    def view(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Some of the points that can still be gained, with their weights."""
+    def view(self, rng: np.random.Generator, beside: Floats | None = None) -> tuple[Floats, Floats]:
+        """Some of the points that can still be gained, with their weights. beside: results (n,
+        axes) that count for this look only."""
         found = np.flatnonzero(self.open)
+        if beside is not None and len(beside):
+            found = found[~_below(beside, self.points[found]).any(axis=0)]
         if len(found) > _LOOKED_AT:
             picked = rng.choice(len(found), _LOOKED_AT, replace=False)
             found = found[np.sort(picked)]
@@ -89,14 +86,20 @@ def _sampled(
     return np.concatenate(found)[:POINTS]
 
 
+def _below(some: Floats, points: Floats) -> npt.NDArray[np.bool_]:
+    """(some, points): which of some are nowhere above which point; both (n, axes)."""
+    below = np.ones((len(some), len(points)), dtype=bool)
+    for axis in range(points.shape[1]):
+        below &= some[:, axis][:, None] <= points[:, axis][None, :]
+    return below
+
+
 def chances(loss: Floats, error: Floats, ratios: Floats, points: Floats) -> Floats:
     """(candidates, points): the probability that a candidate dominates a point.
 
     Its ratios are taken as certain, its loss as normally distributed about the expected one.
     """
-    below = np.ones((len(loss), len(points)), dtype=bool)
-    for axis in range(ratios.shape[1]):
-        below &= ratios[:, axis][:, None] <= points[:, axis + 1][None, :]
+    below = _below(ratios, points[:, 1:])
     out = np.zeros(below.shape)
     who, where = np.nonzero(below)  # the rest is certain
     out[who, where] = ndtr((points[where, 0] - loss[who]) / error[who])

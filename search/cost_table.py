@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..spaces.plan import CompressionPlan
-from .knapsack import Factor, Floats, Ints, total
+from .knapsack import Factor, Floats, Ints, merged, total
 
 ADDITIVE = ("size_bytes", "params", "macs", "latency_ms")
 """What adds up over layers; ratios follow from these."""
@@ -106,7 +106,7 @@ class CostTable:
         factors += [_own(price, held, mine, counts) for held, mine in own if mine]
         bits = [index[b] for layer in layers if (b := f"bits:{layer.name}") in index]
         factors += [_between(price, tuple(sorted(two)), counts) for two in pairwise(bits)]
-        return cls(names, zero, tuple(f for f in factors if np.any(f.table)))
+        return cls(names, zero, tuple(f for f in merged(factors) if np.any(f.table)))
 
 
 def _between(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DISPLAYS = ("auto", "live", "plain", "quiet")
 _ROWS = 6
 _FRONT_EVERY_S = 2.0
+_FRONT_SHARE = 50  # of the time, at most, is spent on drawing the front: one part in so many
 _TRAINING_EVERY_S = 60.0
 
 
@@ -208,9 +209,10 @@ class LiveDisplay(PlainDisplay):
             self._table = Text()
             self.console.print(live_table(self.study.front(), self.console.width))
             self._say(event)
-        elif time.monotonic() >= self._due:
+        elif (begin := time.monotonic()) >= self._due:
             self._table = live_table(self.study.front(), self.console.width)
-            self._due = time.monotonic() + _FRONT_EVERY_S
+            took = time.monotonic() - begin
+            self._due = time.monotonic() + max(_FRONT_EVERY_S, _FRONT_SHARE * took)
 
     def _train(self, event: Event) -> None:
         """A bar of its own for each training, with the time left."""

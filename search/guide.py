@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,14 +12,12 @@ from ..objectives.objective import Objective
 from .acquisition import Region, chances, pick
 from .guidance import Axes, Guidance
 from .knapsack import Factor, Floats, Ints, Knapsack
+from .known import REFIT_EVERY, Known, taught
 from .mutation import Swaps, steps
 from .surrogate import Surrogate, divergence_of
 
-REFIT_EVERY = 8
-"""True results between two fits of the surrogate and two sets of seeds."""
 _SEEDS = 64
 _CHILDREN, _SWAPS, _SWAPPED = 112, 24, 2  # of a proposal; _SWAPPED: parents of swaps
-_PARENTS = 24
 
 
 @dataclass(frozen=True)
@@ -34,28 +32,6 @@ class Focus:
     seeds: bool = True
     surrogate: bool = True
     across: bool = True
-
-
-@dataclass
-class _Known:
-    """True results, in the order in which they arrived."""
-
-    numbers: list[int] = field(default_factory=list)
-    genotypes: list[Ints] = field(default_factory=list)
-    divergence: list[float] = field(default_factory=list)
-    points: list[Floats] = field(default_factory=list)
-    feasible: list[bool] = field(default_factory=list)
-    front: list[int] = field(default_factory=list)  # places of the feasible ones on the front
-
-    def stand(self, place: int) -> None:
-        """Let the result at ``place`` take its place on the front, if it has one."""
-        point, on = self.points[place], np.array([self.points[i] for i in self.front])
-        if len(on):
-            if np.any(np.all(on <= point, axis=1) & np.any(on < point, axis=1)):
-                return
-            beaten = np.all(point <= on, axis=1) & np.any(point < on, axis=1)
-            self.front = [i for i, gone in zip(self.front, beaten, strict=True) if not gone]
-        self.front.append(place)
 
 
 class Guide:
@@ -82,8 +58,8 @@ class Guide:
         self._constraints = tuple(constraints)
         self._swaps = Swaps(self._counts.tolist(), guidance.families, self._focus.across)
         self._region = self.fresh_region()
-        self._known = _Known()
-        self._fitted: tuple[int, ...] | None = None
+        self._known = Known()
+        self._fitted = self._solved = -1  # so many results were known to the surrogate, the seeds
         self._model: Surrogate
         self._seeds: Ints
         self._front: Ints = np.zeros(0, dtype=np.intp)
@@ -117,17 +93,15 @@ class Guide:
         found = values.get("divergence")
         score = self._axes.base_score
         known = self._known
-        known.numbers.append(number)
+        if known.enlist(number) < self._fitted:  # late: among those that the surrogate was told
+            self._fitted = self._solved = -1
         known.genotypes.append(np.asarray(genotype, dtype=np.intp))
         known.divergence.append(
             float(divergence_of(np.array(loss), score)) if found is None else float(found)
         )
         known.points.append(point)
         shown = {**self._axes.values(point), **values}  # what no one measured constrains nothing
-        known.feasible.append(
-            all(c.holds(shown) for c in self._constraints if set(c.names) <= set(shown))
-        )
-        if known.feasible[-1]:
+        if all(c.holds(shown) for c in self._constraints if set(c.names) <= set(shown)):
             known.stand(len(known.points) - 1)
         self._region.dominate(point)
 
@@ -152,10 +126,10 @@ class Guide:
         pool, origin = pool[kept], origin[kept]
         points, weights = self._region.view(rng)
         waiting = np.array(list(pending), dtype=np.intp).reshape(-1, len(self._counts))
-        if len(waiting):
-            sure = self._chances(waiting, np.full(len(waiting), -1), points)
-            weights = weights * np.prod(1.0 - sure, axis=0)
-        chance = self._chances(pool, origin, points)
+        n = len(waiting)
+        chance = self._chances(np.r_[waiting, pool], np.r_[np.full(n, -1), origin], points)
+        sure, chance = chance[:n], chance[n:]
+        weights = weights * np.prod(1.0 - sure, axis=0)
         order = pick(chance, weights, count, rng.random(len(pool)))
         return [pool[i] for i in order]
 
@@ -176,26 +150,25 @@ class Guide:
         return None if loss is None or ratios is None else np.array([loss, *ratios])
 
     def _refit(self) -> None:
-        """Follow the results: the front with every one, the surrogate with every eighth."""
-        known, focus = self._known, self._focus
+        """Follow the results: the front with every one, the seeds and the surrogate with some."""
+        known = self._known
         if len(known.numbers) != self._seen:
-            self._seen, self._front = len(known.numbers), _parents(known)
-        used = np.argsort(known.numbers)[: self._seen // REFIT_EVERY * REFIT_EVERY]
-        fitted = tuple(known.numbers[i] for i in used)
-        if fitted == self._fitted:
+            self._seen, self._front = len(known.numbers), known.parents()
+        solved = self._seen // REFIT_EVERY * REFIT_EVERY
+        if solved == self._solved:
             return
-        self._fitted = fitted
-        if not focus.surrogate:
-            used = used[:0]
-        rows = np.array([known.genotypes[i] for i in used], dtype=np.intp)
-        self._model = Surrogate.fit(
-            self._damage,
-            self._axes.base_score,
-            rows.reshape(-1, len(self._counts)),
-            np.array([known.divergence[i] for i in used]),
-            np.array([known.points[i][0] for i in used]),
-        )
-        self._seeds = self._solve(np.random.default_rng([self._seed, len(fitted), 1]))
+        if (fitted := taught(self._seen)) != self._fitted:
+            used = known.order[:fitted] if self._focus.surrogate else []
+            rows = np.array([known.genotypes[i] for i in used], dtype=np.intp)
+            self._model = Surrogate.fit(
+                self._damage,
+                self._axes.base_score,
+                rows.reshape(-1, len(self._counts)),
+                np.array([known.divergence[i] for i in used]),
+                np.array([known.points[i][0] for i in used]),
+            )
+        self._fitted, self._solved = fitted, solved
+        self._seeds = self._solve(np.random.default_rng([self._seed, solved, 1]))
 
     def _solve(self, rng: np.random.Generator) -> Ints:
         """Knapsack solutions over random trade-offs between damage and each cost."""
@@ -264,11 +237,3 @@ class Guide:
         shown = self._axes.values(np.full(self._axes.count, 0.5))
         mine = [c for c in self._constraints if set(c.names) <= set(shown)]
         return [all(c.holds(v) for c in mine) for v in map(self._axes.values, points)]
-
-
-def _parents(known: _Known) -> Ints:
-    """The results that are changed further: the feasible front, the mildest losses first; while
-    nothing is feasible, the results that lost least."""
-    places = known.front or range(len(known.points))
-    order = sorted(places, key=lambda i: (known.points[i][0], known.numbers[i]))
-    return np.array(order[: 4 * _PARENTS if known.front else _PARENTS], dtype=np.intp)

@@ -52,7 +52,7 @@ class GuidedSampler(BaseSampler):
         self._guidance, self._constraints, self._focus = guidance, tuple(constraints), focus
         self._guide = self._fresh()
         self._learnt: set[int] = set()  # ids of the trials the guide has seen
-        self._tried: set[bytes] = set()  # their genotypes, and the unchanged network's
+        self._tried: set[bytes] = set()  # genotypes of all trials, and the unchanged network's
         self._rows: dict[int, Ints] = {}  # id of a trial that is running -> its genotype
         self._done = 0  # so many trials at the beginning are finished and learnt
         self._study: tuple[int, int] | None = None
@@ -85,8 +85,7 @@ class GuidedSampler(BaseSampler):
             and other.number != trial.number
             and len(other.params) == len(self._names)
         ]
-        taken = self._tried | {row.tobytes() for row in pending}
-        found = self._guide.propose(rng, 1, taken, pending)
+        found = self._guide.propose(rng, 1, self._tried, pending)
         genotype = found[0] if found else (rng.random(len(self._names)) * self._sizes).astype(int)
         return {name: int(k) for name, k in zip(self._names, genotype, strict=True)}
 
@@ -111,7 +110,8 @@ class GuidedSampler(BaseSampler):
     def _running(self, trial: FrozenTrial) -> Ints:
         """The genotype of a trial that has all its parameters, worked out once."""
         if trial._trial_id not in self._rows:
-            self._rows[trial._trial_id] = self._row(trial)
+            row = self._rows[trial._trial_id] = self._row(trial)
+            self._tried.add(row.tobytes())
         return self._rows[trial._trial_id]
 
     def _follow(self, study: tuple[int, int], trials: Sequence[FrozenTrial]) -> None:

@@ -49,7 +49,7 @@ class Knapsack:
 
     def __init__(self, counts: Sequence[int], factors: Sequence[Factor]) -> None:
         self.counts = tuple(counts)
-        self._factors = _merged(factors)
+        self._factors = merged(factors)
         self._order = _elimination_order(self.counts, tuple(f.scope for f in self._factors))
 
     @property
@@ -114,7 +114,7 @@ class Knapsack:
         return best
 
 
-def _merged(factors: Sequence[Factor]) -> list[Factor]:
+def merged(factors: Sequence[Factor]) -> list[Factor]:
     """Factors whose scope lies in another's are added into it."""
     kept: list[Factor] = []
     for factor in sorted(factors, key=lambda f: -len(f.scope)):

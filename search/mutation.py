@@ -11,6 +11,7 @@ from .knapsack import Floats, Ints
 _CROSSED, _BLOCK = 0.3, 0.3  # share of children with two parents; of blocks from the second
 _SMALL = 0.8  # share of changes that go one option up or down
 _MOST_CHANGES = 4
+_PRICED = 256  # parents whose moves' prices are kept
 
 
 def steps(
@@ -81,6 +82,8 @@ class Swaps:
         if priced is None:
             tried = np.repeat(parent[None, :], 1 + len(moves), axis=0)
             tried[np.arange(1, 1 + len(moves)), where] = option
+            if len(self._priced) >= _PRICED:
+                del self._priced[next(iter(self._priced))]
             priced = self._priced[parent.tobytes()] = ratios(tried)
         mix = rng.dirichlet(np.ones(priced.shape[1]))
         cost = (priced[1:] - priced[0]) @ mix

@@ -87,7 +87,7 @@ class Pool:
         end = time.monotonic() + timeout_s
         while True:
             self._turn(max(0.0, min(end - time.monotonic(), _TICK_S)))
-            if self._fatal is not None:
+            if self._fatal is not None and not self._results:  # what came before it is kept
                 self.close()
                 raise self._fatal
             if self._results or time.monotonic() >= end:

@@ -135,12 +135,10 @@ class Proposer:
                 fixed = self._unseen(number)
             elif self.scout is not None:
                 fixed = self.scout.choose(number)
-            trial = self._suggest(fixed, np.random.SeedSequence([self._seed, number, retry]))
-            plan = self._space.plan(trial.params)
-            params, attrs = (
-                dict(trial.params),
-                self._storage.get_trial_system_attrs(trial._trial_id),
-            )
+            sequence = np.random.SeedSequence([self._seed, number, retry])
+            trial, params = self._suggest(fixed, sequence)
+            plan = self._space.plan(params)
+            attrs = self._storage.get_trial_system_attrs(trial._trial_id)
             if plan.fingerprint not in self._seen:
                 break
             burnt.append({"params": params, "system_attrs": dict(attrs)})
@@ -175,14 +173,15 @@ class Proposer:
         """
         trial = optuna.Trial(self._study, self._trial_ids.pop(number))
         cause = self._unusable(evaluation)
+        if self.scout is not None:
+            found = evaluation.values if cause is None else None
+            self.scout.tell(number, found, evaluation.errors)
         if cause is not None:
             self._study.tell(trial, state=TrialState.FAIL)
             return cause
         for constraint in self.constraints:
             trial.set_constraint(str(constraint), constraint.violation(evaluation.values))
         trial.set_user_attr(VALUES, dict(evaluation.values))
-        if self.scout is not None:
-            self.scout.tell(number, evaluation.values, evaluation.errors)
         values = [float(evaluation.values[objective.name]) for objective in self._objectives]
         self._study.tell(trial, values)
         return None
@@ -202,19 +201,28 @@ class Proposer:
 
     def _suggest(
         self, fixed: Mapping[str, int] | None, sequence: np.random.SeedSequence
-    ) -> optuna.Trial:
+    ) -> tuple[optuna.Trial, dict[str, int]]:
         """One new Optuna trial with all parameters; ``fixed`` sets them instead of the sampler."""
-        reseed(self._sampler, sequence)
+        if not isinstance(self._sampler, GuidedSampler):  # it draws from the trial's own number
+            reseed(self._sampler, sequence)
         if fixed is not None:
             self._study.enqueue_trial(dict(fixed))
         trial = self._study.ask()
-        if fixed is not None and isinstance(self._sampler, BaseGASampler):
+        chosen: dict[str, Any] = {}
+        if fixed is None or isinstance(self._sampler, BaseGASampler):
             # Optuna samples lazily: without this a trial whose parameters are all fixed gets no
             # generation and can never become a parent.
-            _ = trial.relative_params
-        for name, distribution in self._distributions.items():
-            trial.suggest_int(name, distribution.low, distribution.high)
-        return trial
+            chosen |= trial.relative_params
+        chosen |= fixed or {}
+        if self._distributions.keys() <= chosen.keys():
+            params = {name: int(chosen[name]) for name in self._distributions}
+            self._storage.set_trial_params(trial._trial_id, params, dict(self._distributions))
+        else:
+            params = {
+                name: trial.suggest_int(name, distribution.low, distribution.high)
+                for name, distribution in self._distributions.items()
+            }
+        return trial, params
 
     def _add(self, params: Mapping[str, int], system_attrs: Mapping[str, Any]) -> int:
         trial = create_trial(

@@ -75,7 +75,7 @@ class RayPool:
         with self._change:
             if not self._results and self._fatal is None:
                 self._change.wait(timeout_s)
-            if self._fatal is None:
+            if self._results or self._fatal is None:  # what came before a fault is kept
                 found, self._results = self._results, []
                 return found
         self.close()
@@ -178,6 +178,7 @@ class RayPool:
         """Ray Tune's loop, until the pool is closed."""
         try:
             run_trials(self, self._site, self.workers, self._bundles, self._scratch)
+            self._end("Ray Tune ended before the search did; look at the cluster's logs")
         except Exception as error:
             self._end(f"Ray Tune ended: {' '.join(str(error).split())[:500]}")
 

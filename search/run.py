@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -37,8 +38,9 @@ class Search:
 
     job: a :class:`Job`, the path of a job file, or the same as a mapping.
     out: the study folder (default ``studies/<job's name>``).
-    trials, timeout (minutes), workers, sampler, seed, patience (trials), screen (candidates a
-        trial), storage (``postgresql://user@host/database``): instead of the job's own.
+    trials, timeout (minutes of one run, its preparation included), workers, sampler, seed, patience
+        (trials), screen (candidates a trial), storage (``postgresql://user@host/database``):
+        instead of the job's own.
     ray: address of a Ray cluster (``auto``, ``host:port``) whose nodes are the workers.
 
     Whatever can be checked without loading the network is checked at once.
@@ -94,6 +96,7 @@ class Search:
         AllFailedError, EnvironmentFault. (When no point meets the constraints, ``front()`` is empty
         and ``front().choose()`` names the nearest one.)
         """
+        begun = time.monotonic()
         with ExitStack() as stack:
             if self._ray is not None:
                 self._cluster = stack.enter_context(Cluster(self._ray, self.job))
@@ -130,7 +133,9 @@ class Search:
                 lambda: self._pool(study, workers, proposer.scout is not None),
                 Budget(
                     search.trials,
-                    None if search.timeout is None else 60 * search.timeout,
+                    None
+                    if search.timeout is None  # what was prepared took its part of the time
+                    else max(0.0, begun + 60 * search.timeout - time.monotonic()),
                     min(60.0, search.deadline),
                     Patience(**search.patience.model_dump()) if search.patience else None,
                 ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from .guidance import Axes, Guidance, screenable
 from .guide import Focus, Guide
 from .knapsack import Floats, Ints
 from .score_curve import ScoreCurve
+from .told import Told
 
 FIRST = 4
 """The first turn screens this many times as much as the others: it also teaches the surrogate."""
@@ -80,10 +82,12 @@ class Scout:
         self._taken: set[bytes] = {np.zeros(len(self._names), dtype=np.intp).tobytes()}
         self._candidates: dict[bytes, Floats] = {}  # screened, by genotype: loss, ratios
         self._asked: dict[int, bytes] = {}
-        self._dropped: set[bytes] = set()
-        self._twins: dict[str, Screened] = {}  # plan's fingerprint -> what its first screen found
-        self._told: dict[int, Floats] = {}
-        self._noise: dict[int, float] = {}
+        self._flying: dict[int, bytes] = {}  # of these, the ones without a result
+        self._gone: set[bytes] = set()  # asked, or dropped
+        self._waiting: dict[bytes, None] = {}  # candidates that are not, the latest last
+        self._prints: dict[int, str] = {}  # of the turn: place -> its plan's fingerprint, if known
+        self._twins: dict[str, Mapping[str, float]] = {}  # fingerprint -> what a screen found
+        self._told = Told()
         self._learnt = 0
         self._true_axes = Axes(guidance, objectives)
         self._region: Region | None = None
@@ -117,9 +121,10 @@ class Scout:
                     self._found[place] = known
                     continue
                 errand = Errand(self._turn, place, params, self._plan(params))
-                twin = self._twins.get(errand.plan.fingerprint)
+                self._prints[place] = errand.plan.fingerprint
+                twin = self._twins.get(self._prints[place])
                 if twin is not None:
-                    self._found[place] = Screened(self._turn, place, params, twin.values)
+                    self._found[place] = Screened(self._turn, place, params, twin)
                     continue
                 self._open[place] = errand
                 fresh.append(errand)
@@ -140,22 +145,21 @@ class Scout:
     def choose(self, number: int) -> dict[str, int] | None:
         """The genotype for trial ``number``; None when no screened candidate is left."""
         self._close_turn()
-        gone = self._dropped | set(self._asked.values())
-        waiting = [key for key in self._candidates if key not in gone][-_LATEST:]
+        waiting = [*islice(reversed(self._waiting), _LATEST)][::-1]
         if not waiting:
             return None
         rng = np.random.default_rng([self._seed, number, _CHOICE])
         factor = self._correction()
+        told = self._told
         curve = self._curve.with_measured(
-            (self._divergence[key], float(point[0]), self._noise[n])
-            for n, point in sorted(self._told.items())
-            if (key := self._asked.get(n, b"")) in self._divergence
+            (divergence, float(told.points[n][0]), told.noise[n])
+            for n in told.latest
+            if not np.isnan(divergence := self._divergence_of(n))
         )
         error = max(_LEAST_ERROR, curve.scatter(_ERROR))
         points, weights = self._view(rng, curve, error)
         expected = self._expected(waiting, factor, curve)
-        pending = [k for n, k in self._asked.items() if n not in self._told]
-        pending = [k for k in pending if k in self._candidates]
+        pending = [key for key in self._flying.values() if key in self._candidates]
         if pending:
             flying = self._expected(pending, factor, curve)
             sure = chances(flying[:, 0], np.full(len(flying), error), flying[:, 1:], points)
@@ -167,21 +171,38 @@ class Scout:
 
     def asked(self, number: int, params: Mapping[str, int]) -> None:
         """Trial ``number`` was asked with these options."""
-        self._asked[number] = self._row(params).tobytes()
+        self._asked[number] = self._flying[number] = self._row(params).tobytes()
+        self._leave(self._asked[number])
 
     def drop(self, params: Mapping[str, int]) -> None:
         """These options make a plan that was asked before: never choose them."""
-        self._dropped.add(self._row(params).tobytes())
+        self._leave(self._row(params).tobytes())
 
     def tell(
-        self, number: int, values: Mapping[str, float], errors: Mapping[str, float] | None = None
+        self,
+        number: int,
+        values: Mapping[str, float] | None,
+        errors: Mapping[str, float] | None = None,
     ) -> None:
-        """Trial ``number`` was measured; errors: one standard error for values that have one."""
-        loss, ratios = self._true_axes.loss(values), self._true_axes.true_ratios(values)
+        """Trial ``number`` was measured; errors: one standard error for values that have one.
+        values None: it failed, and promises nothing any more."""
+        self._flying.pop(number, None)
+        loss = ratios = None
+        if values is not None:
+            loss, ratios = self._true_axes.loss(values), self._true_axes.true_ratios(values)
         if loss is None or ratios is None:
             return
-        self._told[number] = np.array([loss, *ratios])
-        self._noise[number] = self._true_axes.noise(errors or {})
+        noise = self._true_axes.noise(errors or {})
+        self._told.add(number, np.array([loss, *ratios]), noise)
+
+    def _divergence_of(self, number: int) -> float:
+        """As the trial's candidate was screened; NaN if it was not."""
+        return self._divergence.get(self._asked.get(number, b""), np.nan)
+
+    def _leave(self, key: bytes) -> None:
+        """This genotype is a candidate no more."""
+        self._gone.add(key)
+        self._waiting.pop(key, None)
 
     def _view(
         self, rng: np.random.Generator, curve: ScoreCurve, error: float
@@ -189,24 +210,8 @@ class Scout:
         """What can still be gained, beside the trials told so far."""
         if self._region is None:
             self._region = self._guide.fresh_region()
-        region = self._region.copy()
-        believed = np.array([self._believed(n, curve, error) for n in sorted(self._told)])
-        if len(believed):
-            for point in believed[non_dominated(believed)]:
-                region.dominate(point)
-        return region.view(rng)
-
-    def _believed(self, number: int, curve: ScoreCurve, error: float) -> Floats:
-        """A told trial with the score that is believed of it: between what was measured, which
-        may be luck, and what its divergence stands for, each weighed by how sure it is. Else
-        the luckiest trials would stand on the front and hide better ones."""
-        point, noise = self._told[number], self._noise[number]
-        key = self._asked.get(number, b"")
-        if noise <= 0 or key not in self._divergence:
-            return point
-        usual = float(curve.loss(np.array(self._divergence[key])))
-        share = error**2 / (error**2 + noise**2)
-        return np.array([usual + share * (point[0] - usual), *point[1:]])
+        believed = self._told.believed(self._divergence_of, curve, error)
+        return self._region.view(rng, believed[non_dominated(believed)] if len(believed) else None)
 
     def _expected(self, keys: Sequence[bytes], factor: Floats, curve: ScoreCurve) -> Floats:
         """(n, axes) of screened candidates, as measuring them would give."""
@@ -220,9 +225,9 @@ class Scout:
         were screened."""
         factor = np.ones(self._true_axes.count)
         both = [
-            (self._candidates[self._asked[n]], point)
-            for n, point in sorted(self._told.items())
-            if self._asked.get(n) in self._candidates
+            (self._candidates[key], self._told.points[n])
+            for n in self._told.latest
+            if (key := self._asked.get(n, b"")) in self._candidates
         ]
         if len(both) >= 4:
             screened, true = np.array([s for s, _ in both]), np.array([t for _, t in both])
@@ -262,13 +267,18 @@ class Scout:
             values = self._averaged(row.values)
             point = self._guide.point(values)
             if point is not None:
-                self._twins.setdefault(self._plan(row.params).fingerprint, row)
+                key = genotype.tobytes()
+                plan = self._prints.get(row.place) or self._plan(row.params).fingerprint
+                self._twins.setdefault(plan, row.values)
                 self._guide.learn(self._learnt, genotype, values)
                 if "divergence" in values:
-                    self._divergence[genotype.tobytes()] = values["divergence"]
-                self._candidates[genotype.tobytes()] = point
+                    self._divergence[key] = values["divergence"]
+                self._candidates[key] = point
+                if key not in self._gone:
+                    self._waiting[key] = None
                 self._learnt += 1
         self._found.clear()
+        self._prints.clear()
 
     def _row(self, params: Mapping[str, int]) -> Ints:
         return np.array([params.get(name, 0) for name in self._names], dtype=np.intp)

@@ -74,6 +74,8 @@ class Service:
         text = self._client.get_job_logs(job_id)
         if status in ENDED:
             self._client.delete_job(job_id)
+        else:
+            self.stop(job_id)
         for line in text.splitlines():
             if line.startswith(_MARK):
                 return dict(json.loads(line.removeprefix(_MARK)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -47,6 +49,16 @@ class SharedStorage(InMemoryStorage):
     ) -> None:
         (shared,) = self._shared({param_name: distribution}).values()
         super().set_trial_param(trial_id, param_name, param_value_internal, shared)
+
+    def set_trial_params(
+        self, trial_id: int, params: Mapping[str, int], distributions: dict[str, BaseDistribution]
+    ) -> None:
+        """All parameters at once: what Optuna does for each is to copy the whole trial."""
+        with self._lock:
+            trial = copy.copy(self._get_trial(trial_id))
+            self.check_trial_is_updatable(trial_id, trial.state)
+            trial.params, trial.distributions = dict(params), self._shared(distributions)
+            self._set_trial(trial_id, trial)
 
     def _shared(self, distributions: dict[str, BaseDistribution]) -> _Shared:
         """The same with the objects known for equal distributions."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..objectives.dominance import non_dominated
 from ..objectives.evaluation import Evaluation
 from ..objectives.expression import Expression
-from ..objectives.hypervolume import normalized_hypervolume, ratios
+from ..objectives.hypervolume import corner, gain, ratios
 from ..objectives.objective import Objective
 
 
@@ -39,7 +38,8 @@ class Stagnation:
         self._patience, self._baseline = patience, baseline
         self._constraints = tuple(constraints)
         self._waiting: dict[int, Evaluation] = {}
-        self._front: list[Mapping[str, float]] = []
+        axes, self._points = ratios([], baseline)  # points: those on the front
+        self._corner = corner(axes)
         self._volumes = [0.0]  # after 0, 1, 2 ... trials
         self.reason: str | None = None
 
@@ -51,14 +51,14 @@ class Stagnation:
         return self.reason
 
     def _count(self, evaluation: Evaluation) -> None:
-        volume = self._volumes[-1]
-        if not evaluation.failed and all(c.holds(evaluation.values) for c in self._constraints):
-            rows = [*self._front, evaluation.values]
-            _, points = ratios(rows, self._baseline)
-            kept = non_dominated(points)
-            self._front = [row for row, on in zip(rows, kept, strict=True) if on]
-            if kept[-1] and np.all(np.isfinite(points[-1])):
-                volume = max(volume, normalized_hypervolume(self._front, self._baseline))
+        volume, values = self._volumes[-1], evaluation.values
+        if not evaluation.failed and all(c.holds(values) for c in self._constraints):
+            (point,) = ratios([values], self._baseline)[1]
+            beaten = np.any(np.all(self._points <= point, axis=1))
+            if len(point) and np.all(np.isfinite(point)) and not beaten:
+                volume += gain(self._points, point, self._corner) / float(np.prod(self._corner))
+                stays = np.any(self._points < point, axis=1)
+                self._points = np.vstack([self._points[stays], point])
         self._volumes.append(volume)
         span, done = self._patience.trials, len(self._volumes) - 1
         if done < span:

@@ -197,12 +197,12 @@ class PatienceSection(Section):
 class SearchSection(Section):
     """Budget and sampler.
 
-    trials: plans that are measured. timeout: minutes for the whole search. patience: when to stop
-        before the budget is spent. sampler: who proposes plans. screen: candidates tried cheaply
-        for each trial that is measured (default: 8 with guided, else 0). seed: the same seed gives
-        the same first proposals. workers: processes that measure. window: trials in flight at once
-        (default: as many as workers). deadline: seconds for one candidate. memory_gb: memory of
-        one worker. population: of nsga2 and nsga3.
+    trials: plans that are measured. timeout: minutes for one run of the search. patience: when to
+        stop before the budget is spent. sampler: who proposes plans. screen: candidates tried
+        cheaply for each trial that is measured (default: 8 with guided, else 0). seed: the same
+        seed gives the same first proposals. workers: processes that measure. window: trials in
+        flight at once (default: two a worker). deadline: seconds for one candidate. memory_gb:
+        memory of one worker. population: of nsga2 and nsga3.
     """
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 100

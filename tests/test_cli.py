@@ -224,7 +224,7 @@ def test_front_in_every_format(
     code, _, _ = call("front", study, "--format", "html", "--out", str(tmp_path / "page.html"))
     assert code == 0 and "plotly" in (tmp_path / "page.html").read_text().lower()
     code, _, err = call("front", study, "--where", "size_ratio < 0.0001")
-    assert code == 4 and "nearest" in err.lower() or "size_ratio" in err
+    assert code == 4 and "nearest" in err.lower() and "size_ratio" in err, err
 
 
 def test_help_and_version_as_a_process(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees: the opening, a line or a bar for each trial, the front, the end."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -100,3 +101,18 @@ def test_numbers_and_durations():
     assert texts == ["1 s", "40 s", "9 min", "2 h 10 min"]
     assert Progress(10, 4, 0, 4).seconds_left is None
     assert Progress(10, 8, 0, 4, 8.0).seconds_left == pytest.approx(4.0)
+
+
+def test_drawing_the_front_takes_a_small_share_of_the_time(study, monkeypatch):
+    """A front of thousands of points takes long to draw: then it is drawn less often."""
+    from paretune.search import display as module
+
+    drawn = []
+    monkeypatch.setattr(module, "_FRONT_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "live_table", lambda *_: drawn.append(time.sleep(0.02)) or "")
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with make_display("live", study, OPENING, console) as display:
+        begin, row = time.monotonic(), study.rows()[0]
+        while time.monotonic() < begin + 0.3:
+            display.on_event(Event("trial", Progress(10, 1), 0, row.evaluation))
+    assert len(drawn) == 1

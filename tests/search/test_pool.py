@@ -211,3 +211,16 @@ def test_what_is_asked_is_plain_json(factory, plans):
         pool.submit(0, plans[0])
         everything(pool, 1)
         assert json.loads(seen[0])["plan"] == plans[0].to_json()
+
+
+def test_what_arrived_before_a_full_disk_is_handed_over(fakes, factory, plans):
+    """A result that waits to be collected is not lost with the pool."""
+    with Pool(factory, {"faults": {plans[1].fingerprint: "disk"}}) as pool:
+        pool.submit(0, plans[0])
+        pool.submit(1, plans[1])
+        end = time.monotonic() + 30
+        while pool._fatal is None and time.monotonic() < end:
+            pool._turn(0.1)
+        assert [result.evaluation for result in pool.collect(5.0)] == [fakes.measured(plans[0])]
+        with pytest.raises(EnvironmentFault, match="no space left"):
+            pool.collect(5.0)

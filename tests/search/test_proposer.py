@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from optuna.distributions import IntDistribution
 
 from paretune.objectives.evaluation import Evaluation
 from paretune.objectives.expression import Expression
@@ -185,6 +186,21 @@ def test_quick_enough(fakes):
     for number in range(200):
         proposer.tell(number, fakes.measured(proposer.ask(number).plan))
     assert (time.process_time() - begin) / 200 < 0.05
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_optuna_holds_the_parameters_that_were_asked(fakes, name):
+    """However they were set: each with the distribution that Optuna would have noted."""
+    space = fakes.ToySpace(layers=4)
+    proposer = make(space, name, population=4)
+    asks = []
+    for number in range(14):
+        asks.append(proposer.ask(number))
+        proposer.tell(number, fakes.measured(asks[-1].plan))
+    held = [t for t in proposer._study.trials if t.state.name == "COMPLETE"]
+    assert [t.params for t in held] == [ask.params for ask in asks]
+    want = {name: IntDistribution(0, n - 1) for name, n in space.parameters.items()}
+    assert all(t.distributions == want for t in held)
 
 
 def test_every_sampler_is_tested():

@@ -1,5 +1,6 @@
 """From a job to a study with its front: checks first, resumes, refusals."""
 
+import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -121,6 +122,15 @@ def test_guided_is_the_default_and_says_when_it_cannot_be(toy, tmp_path, capsys)
     assert "6 workers for 4 trials: 4 are started" in said
     with Search(job, tmp_path / "s", trials=6).run("quiet") as study:  # goes on as it began
         assert len(study.rows("measure")) == 6
+
+
+def test_what_is_prepared_takes_its_part_of_the_time(toy, tmp_path, monkeypatch):
+    """A sensitivity pass of minutes must not make ``--timeout`` longer by minutes."""
+    budgets, make, budget = [], module.make_proposer, module.Budget
+    monkeypatch.setattr(module, "make_proposer", lambda *a: time.sleep(0.5) or make(*a))
+    monkeypatch.setattr(module, "Budget", lambda *a: budgets.append(budget(*a)) or budgets[-1])
+    Search(JOB, tmp_path / "s", trials=4, timeout=1.0).run("quiet").close()
+    assert 50 < budgets[0].timeout_s <= 59.5
 
 
 @pytest.mark.slow

@@ -194,3 +194,37 @@ def test_what_only_a_measurement_tells_may_be_an_objective(
     # guided, not blind: some trials are near the baseline, some far smaller
     assert min(v["accuracy_drop"] for v in values) < 0.05
     assert min(v["size_bytes"] for v in values) < 0.5 * guidance.base["size_bytes"]
+
+
+def screened_scout(emulated, network, guidance, turns=1):
+    """A scout whose first turns are screened."""
+    scout = Scout(guidance, emulated.OBJECTIVES, (), network.plan, 4, seed=1)
+    scout.begin({**network.values({}), "accuracy": emulated.ACCURACY})
+    for turn in range(turns):
+        for errand in scout.errands(turn):
+            scout.add(errand, Evaluation(errand.plan, "screen", network.values(errand.params)), 0.1)
+    return scout
+
+
+def test_a_failed_trial_is_waited_for_no_longer(emulated, network, guidance):
+    """What it would have covered is open again, as if it had never been asked."""
+    failed, dropped, flying = (screened_scout(emulated, network, guidance) for _ in range(3))
+    first = failed.choose(0)
+    failed.asked(0, first)
+    failed.tell(0, None)
+    dropped.drop(first)
+    flying.asked(0, first)
+    assert failed.choose(1) == dropped.choose(1) != first
+    assert flying.choose(1) != dropped.choose(1), "the case must tell the two apart"
+
+
+def test_the_cost_of_a_choice_does_not_grow(emulated, network, guidance):
+    """Of many candidates the latest are looked at, and none twice."""
+    scout = screened_scout(emulated, network, guidance, 3)
+    chosen = []
+    while (found := scout.choose(len(chosen))) is not None:
+        scout.asked(len(chosen), found)
+        scout.tell(len(chosen), {**network.values(found), "latency_ms": 1.0})
+        chosen.append(tuple(found.values()))
+    assert len(chosen) == len(set(chosen)) == 4 * (FIRST + 2)
+    assert not scout._waiting and not scout._flying

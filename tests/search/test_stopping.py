@@ -13,8 +13,8 @@ BASE = {"accuracy": 0.9, "size_bytes": 100.0, "macs": 10.0}
 PLAN = CompressionPlan({}, {})
 
 
-def point(accuracy, size):
-    return Evaluation(PLAN, "measure", {"accuracy": accuracy, "size_bytes": size, "macs": 10.0})
+def point(accuracy, size, macs=10.0):
+    return Evaluation(PLAN, "measure", {"accuracy": accuracy, "size_bytes": size, "macs": macs})
 
 
 def ends_at(evaluations, patience, order=None, constraints=()):
@@ -40,9 +40,14 @@ def reference(evaluations, patience):
 @pytest.mark.parametrize("seed", range(5))
 def test_as_defined_in_any_order(seed):
     rng = np.random.default_rng(seed)
-    found = [point(0.9 - 0.3 * rng.random(), 100 * rng.random()) for _ in range(60)]
+    found = [point(0.9 - 0.3 * a, 120 * b, 12 * c) for a, b, c in rng.random((60, 3))]
     found[7] = Evaluation.failure(PLAN, "no")
     patience = Patience(6, 1.0)
+    watch = Stagnation(Patience(100), BASE)
+    for number, evaluation in enumerate(found):
+        watch.add(number, evaluation)
+    whole = normalized_hypervolume([e.values for e in found if not e.failed], BASE)
+    assert watch._volumes[-1] == pytest.approx(whole, rel=1e-9)
     assert ends_at(found, patience) == reference(found, patience) is not None
     assert ends_at(found, patience, rng.permutation(60)) == reference(found, patience)
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from paretune.search.known import REFIT_EVERY, taught
+from paretune.search.score_curve import ScoreCurve
 from paretune.search.surrogate import Surrogate, divergence_of
 
 
@@ -57,3 +59,29 @@ def test_a_child_inherits_the_error_of_its_parent():
 def test_divergence_of_a_loss_is_the_inverse_of_the_prior_curve():
     want = np.array([0.0, 0.1, 1.0, 3.0])
     assert divergence_of(0.9 * (1 - np.exp(-0.35 * want)), 0.9) == pytest.approx(want)
+
+
+def test_fits_cost_no_growing_share_of_a_trial():
+    counts = [taught(n) for n in range(20_001)]
+    assert counts[:2048] == [n // REFIT_EVERY * REFIT_EVERY for n in range(2048)]
+    assert all(a <= b for a, b in zip(counts, counts[1:], strict=False))  # nothing is unlearnt
+    assert all(0.98 * n <= k <= n for n, k in enumerate(counts) if n > 500)
+    fitted = [b if b != a else 0 for a, b in zip(counts, counts[1:], strict=False)]
+    assert sum(fitted[18_000:]) / 2000 <= 256  # results looked at for each that arrives
+
+
+def test_the_score_curve_of_many_candidates_stays_true_and_small():
+    rng = np.random.default_rng(0)
+    curve, few = ScoreCurve(0.9), ScoreCurve(0.9)
+    x = rng.gamma(1.0, 0.7, 20_000)
+    y = 0.9 * (1 - np.exp(-0.4 * x)) + rng.normal(0, 0.03, len(x))
+    for place, (divergence, loss) in enumerate(zip(x, y, strict=True)):
+        curve.add(float(divergence), float(loss))
+        if place < 1000:
+            few.add(float(divergence), float(loss))
+    grid = np.linspace(0.05, 3.0, 60)
+    want = 0.9 * (1 - np.exp(-0.4 * grid))
+    assert np.abs(curve.loss(grid) - want).max() < 0.02
+    assert np.abs(curve.loss(grid) - want).mean() < np.abs(few.loss(grid) - want).mean()
+    assert len(curve._x) < 4096
+    assert sum(curve._trust) == pytest.approx(20_000)
