@@ -151,18 +151,21 @@ def _score(
             "use score: fidelity, or your own module:callable",
         )
     for split in (splits.search, splits.evaluate):
-        _check_labels(split, outputs.shape[1], spot, job.where("task.data"))
+        if split.labels is None:
+            raise InputError(
+                spot,
+                f"accuracy needs class numbers, and {split.name!r} has none",
+                "use score: fidelity",
+            )
+    for split in (splits.train, splits.search, splits.evaluate):
+        _check_labels(split, outputs.shape[1], job.where("task.data"))
     return Top1(loss)
 
 
-def _check_labels(split: AnySplit, classes: int, score_spot: str, data_spot: str) -> None:
+def _check_labels(split: AnySplit, classes: int, data_spot: str) -> None:
     labels = split.labels
-    if labels is None:
-        raise InputError(
-            score_spot,
-            f"accuracy needs class numbers, and {split.name!r} has none",
-            "use score: fidelity",
-        )
+    if labels is None:  # of the training examples: recovery may do without
+        return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
@@ -174,7 +177,8 @@ def _check_labels(split: AnySplit, classes: int, score_spot: str, data_spot: str
 
 
 def _fingerprint(network: nn.Module, splits: Splits) -> str:
-    """sha256 over the tensors (names, shapes, bytes) and the content of the three splits."""
+    """sha256 over the tensors (names, shapes, bytes) and the examples of the three splits, with
+    their class numbers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if isinstance(tensor, Tensor):
@@ -183,4 +187,6 @@ def _fingerprint(network: nn.Module, splits: Splits) -> str:
     for split in (splits.train, splits.search, splits.evaluate):
         digest.update(f"{split.name} {len(split)}\n".encode())
         digest.update(split.digest_rows().tobytes())
+        if split.labels is not None:
+            digest.update(split.labels.tobytes())
     return digest.hexdigest()
