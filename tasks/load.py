@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .data import Splits, load_splits
 from .job import Job, load_job
 from .model import build_network
@@ -54,6 +54,7 @@ def load_task(job: Job | Path | str | Mapping[str, Any], packed: Path | None = N
         load_callable(named, job.where(f"task.{key}"), job.folder) if named else None
         for key, named in (("loss", spec.loss), ("divergence", spec.divergence))
     )
+    _check_recover(job, network)
     score = _score(job, network, splits, outputs, loss, divergence)
     return Task(
         name=job.name,
@@ -120,6 +121,20 @@ def _check_inputs_alike(splits: Splits, example: Tensor, where: str) -> None:
                 f"{list(example.shape[1:])}",
                 "make them the same shape",
             )
+
+
+def _check_recover(job: Job, network: nn.Module) -> None:
+    """Refuse at once the names that the training after the search would not find."""
+    section = job.recover
+    if section is None or section.method == "none":
+        return
+    if section.augment is not None and is_code(section.augment):
+        load_callable(section.augment, job.where("recover.augment"), job.folder)
+    known = [name for name, _ in network.named_modules() if name]
+    for i, name in enumerate(section.features if section.features != "auto" else ()):
+        if name not in known:
+            where = job.where(f"recover.features[{i}]")
+            raise InputError(where, f"no module named {name!r}", nearest(name, known))
 
 
 def _score(

@@ -50,7 +50,8 @@ class Top1:
                 total += float(each.sum())
                 squares += float(each.square().sum())
             else:
-                total += _scalar(self._loss(outputs, targets), "task.loss") * len(inputs)
+                mean = _called(self._loss, "task.loss", outputs, targets)
+                total += mean * len(inputs)
         _some(count, split)
         right = torch.cat(answers)
         accuracy, loss = int(right.sum()) / count, total / count
@@ -126,7 +127,7 @@ class Fidelity:
     def _diverged(self, want: Tensor, got: Tensor, classes: bool) -> float:
         """A batch's mean divergence."""
         if self._divergence is not None:
-            return _scalar(self._divergence(want, got), "task.divergence")
+            return _called(self._divergence, "task.divergence", want, got)
         if not classes:
             return float(F.mse_loss(got.double(), want.double()))
         log_want, log_got = (t.double().log_softmax(1) for t in (want, got))
@@ -180,6 +181,15 @@ def _outputs(predict: Predict, inputs: Tensor) -> Tensor:
     if not bool(torch.isfinite(outputs).all()):
         raise CandidateError("the outputs hold NaN or infinity")
     return outputs
+
+
+def _called(function: Loss, where: str, outputs: Tensor, targets: Tensor) -> float:
+    """What a user's loss or divergence gives; what it raises becomes one InputError line."""
+    try:
+        value = function(outputs, targets)
+    except Exception as error:
+        raise InputError(where, f"it raised {last_line(error)}", "correct it") from error
+    return _scalar(value, where)
 
 
 def _scalar(value: Any, where: str) -> float:

@@ -15,6 +15,7 @@ from .task import Split
 from .user_code import last_line
 
 DIGEST_BYTES = 16
+Batch = tuple[Tensor, Tensor | None]
 
 
 class ImageSplit:
@@ -51,9 +52,7 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.images) if self._index is None else len(self._index)
 
-    def batches(
-        self, size: int, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """(inputs float32 (n, C, H, W), labels int64 (n,) or None), in order."""
         for start, stop in _spans(len(self), size, limit):
             rows: Any = slice(start, stop)
@@ -61,11 +60,11 @@ class ImageSplit:
                 rows = torch.from_numpy(self._index[start:stop])
             yield self._ready(rows)
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: np.ndarray) -> Batch:
         """(inputs float32 (n, C, H, W), labels int64 (n,) or None) of the examples at ``rows``."""
         return self._ready(torch.from_numpy(rows if self._index is None else self._index[rows]))
 
-    def _ready(self, rows: Any) -> tuple[Tensor, Tensor | None]:
+    def _ready(self, rows: Any) -> Batch:
         mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
         inputs = self.images[rows].to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -109,8 +108,8 @@ class DatasetSplit:
     """A user's dataset of ``(x, y)`` or ``x``: anything with ``len`` and ``[index]``.
 
     x: a float tensor or array of one fixed shape, ready for the network; y: a class number or a
-    target of any fixed shape. Every example is read once when labels or digests are asked for;
-    wrong ones raise InputError with their number.
+    target of any fixed shape. Every example is read once (the first eight twice) when labels or
+    digests are asked for; wrong and random ones raise InputError with their number.
     """
 
     def __init__(
@@ -137,14 +136,12 @@ class DatasetSplit:
         """Class numbers (n,), or None where targets are absent or no class numbers."""
         return self._scanned()[1]
 
-    def batches(
-        self, size: int, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """(inputs float32 (n, ...), targets (n, ...) or None), in order."""
         for start, stop in _spans(len(self), size, limit):
             yield self.take(np.arange(start, stop))
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: np.ndarray) -> Batch:
         """(inputs float32 (n, ...), targets (n, ...) or None) of the examples at ``rows``."""
         examples = [self._example(row) for row in rows]
         inputs = torch.stack([x for x, _ in examples])
@@ -184,6 +181,10 @@ class DatasetSplit:
                     labels = None
                 elif labels is not None:
                     labels.append(int(y))
+            for row in range(min(8, len(self))):
+                if _digest(self._example(row)[0].numpy().tobytes()) != rows[row].tobytes():
+                    problem = f"example {self._index[row]} of {self.name!r} differs when read again"
+                    raise InputError(self.where, problem, "leave random augmentation out")
             self._scan = rows, None if labels is None else np.asarray(labels, dtype=np.int64)
         return self._scan
 

@@ -1,5 +1,7 @@
 """Search spaces: grids, canonical plans, presets, refusals."""
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from paretune.errors import InputError
 from paretune.spaces.choices import Choices
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan, LayerChoice
+from paretune.spaces.shortcut import rewrite_shortcuts
 from paretune.spaces.space import SearchSpace
 
 SPACES = {name: discover(*build(name)) for name in NETWORKS}
@@ -162,3 +165,56 @@ def test_groups_that_would_break_the_forward_are_left_alone() -> None:
     assert "a" not in space.full
     assert "b" in space.full
     assert any("a" in name for name in space.frozen)
+
+
+class Same(nn.Module):
+    """Gives its input back, as a drop path does in eval mode; within ``limit``."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.limit is None else x.clamp(-self.limit, self.limit)
+
+
+@pytest.mark.parametrize("inner", [Same(), Same(100.0)], ids=["drop path", "clamp"])
+def test_modules_that_give_their_input_back_are_no_shortcuts(inner: nn.Module) -> None:
+    network, example = build("residual")
+    network.down = nn.Sequential(network.down, inner)
+    kept = rewrite_shortcuts(network.eval(), example)
+    assert type(kept.down[1]) is Same
+    with torch.inference_mode():  # far outside what the probe saw
+        torch.testing.assert_close(kept(1e4 * example), network(1e4 * example))
+
+
+def test_a_network_of_tokens_with_functions_of_its_own() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.same = nn.Embedding(50, 16), Same()
+            self.a, self.head = nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.same(self.a(self.table(x.long()))).mean(1))
+
+    assert "a" in discover(Tokens().eval(), torch.ones(1, 6)).identity.layers
+
+
+def test_what_breaks_when_it_is_cut_or_copied_is_told() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x / (x.shape[1] // 16)
+
+    network, example = build("residual")
+    network.down = nn.Sequential(network.down, Halves())
+    space = discover(network.eval(), example)
+    assert "breaks the forward pass" in space.frozen["channels of down.0"]
+    network, example = build("residual")
+    network.lock = threading.Lock()
+    with pytest.raises(InputError, match="cannot be copied: TypeError"):
+        discover(network, example)
+    network, example = build("residual")
+    nn.utils.weight_norm(network.a)
+    with pytest.raises(InputError, match="cannot be copied: RuntimeError"):
+        discover(network, example)

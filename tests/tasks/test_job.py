@@ -162,6 +162,7 @@ WRONG = [
     ("space.bits", [], "is empty"),
     ("space.bits", [8, 8], "listed twice"),
     ("space.bits", [8, 64], "at most 32"),
+    ("space.bits", ["w4b8"], "space.bits[0]: 'w4b8' is not known here; write 8, or w4a32"),
     ("space.bits", 8, "expected a list, got 8; put it in brackets"),
     ("space.freeze", "linear", "put it in brackets"),
     ("name", False, "expected text, got False; put quotes around it"),
@@ -173,6 +174,12 @@ WRONG = [
     ("objectives", ["accuracy", "accuracy"], "listed twice"),
     ("objectives", [{}], "an objective is a name or one name: options"),
     ("objectives", [{"latency_ms": 3}], "objectives[0].latency_ms: expected a mapping, got 3"),
+    (
+        "objectives",
+        ["macs", {"latency_ms": {"tarjet": "x"}}],
+        "objectives[1].latency_ms.tarjet: unknown key 'tarjet'; did you mean 'target'?",
+    ),
+    ("objectives", ["macs", {"latency_ms": {"target": []}}], "expected a target's name, got []"),
     ("objectives", [3], "objectives[0]: expected text or a mapping, got 3"),
     ("constraints", "accuracy > 1", "put it in brackets"),
     ("task.modle", "m:x", "task.modle: unknown key 'modle'; did you mean 'model'?"),
@@ -193,6 +200,7 @@ WRONG = [
     ("recover.temperature", 0, "recover.temperature: 0 must be above 0"),
     ("recover.epochs", 0, "at least 1"),
     ("recover.features", 3, "recover.features"),
+    ("recover.augment", "crop_flp", "'crop_flp' is not known here; did you mean 'crop_flip'?"),
     ("recover.device", "gpu", "recover.device: write auto, cpu, cuda or cuda:1"),
     ("recover.batch", 1, "at least 2"),
     ("tracker", {"mlflow": {"uri": "https://u:secret@host/"}}, "the address carries a password"),
@@ -235,6 +243,9 @@ def test_targets_are_those_named_the_section_first() -> None:
     data["objectives"] = ["macs", {"latency_ms": {"target": "there"}}]
     job = load_job(data)
     assert (job.target.name, job.target.also) == ("here", ("there",))
+    beside = load_job(with_value("target", {"also": ["there"]}))
+    assert (beside.target.name, beside.target.also) == ("onnxruntime-cpu", ("there",))
+    assert load_job(beside.to_json()) == beside
     data["objectives"] = ["macs", {"latency_ms": {"target": ["a", "b"]}}]
     job = load_job({**data, "target": {}})
     assert (job.target.name, job.target.also) == ("a", ("b",))
