@@ -226,9 +226,11 @@ def _choices(job: Job, offered: Choices) -> Choices:
                 "known: " + ", ".join(sorted(known, key=lambda k: (not k.isdigit(), len(k), k))),
             )
     chosen = sorted({pair for pair in named if pair is not None}, reverse=True)
-    low = tuple(sorted({weight for weight, _ in chosen if weight < 8}))
+    if offered.bits[0] not in chosen:  # else the first option would pass for the baseline
+        problem = "every plan is compared with the unchanged network, and its 32 bits are missing"
+        raise InputError(job.where("space.bits"), problem, "add 32; constraints can exclude it")
     zeros = sorted((50, "2:4") if z == "2:4" else (int(z), "unstructured") for z in spec.zeros)
-    choices = replace(offered, bits=tuple(chosen), size_only_bits=low, zeros=tuple(zeros))
+    choices = replace(offered, bits=tuple(chosen), zeros=tuple(zeros))
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

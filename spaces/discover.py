@@ -113,7 +113,7 @@ def _runnable(network: nn.Module, example: Tensor) -> nn.Module:
         raise InputError(
             "task.model",
             f"the network cannot be copied: {last_line(error)}",
-            "keep locks, files and computed tensors (old weight_norm) out of the network",
+            "keep locks, open files and the like out of it",
         ) from error
 
 

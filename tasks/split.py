@@ -208,6 +208,9 @@ class DatasetSplit:
             target = None if y is None else torch.as_tensor(y)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(self.where, f"the target of {spot} is no number or tensor") from error
+        mask = target is not None and target.dtype == torch.bool and target.ndim
+        if target is not None and not (mask or target.is_floating_point()):
+            target = target.long()  # class numbers as losses want them
         return x.detach().to("cpu", torch.float32).contiguous(), target
 
 
@@ -232,11 +235,8 @@ def check_disjoint(train: Split, search: Split, evaluate: Split, where: str = "t
         if count:
             leaks.append(f"{count} of {second.name!r} are also in {first.name!r}")
     if leaks:
-        raise InputError(
-            where,
-            "the splits share examples: " + ", ".join(leaks),
-            "remove them from one of the two",
-        )
+        problem = "the splits share examples: " + ", ".join(leaks)
+        raise InputError(where, problem, "remove them from one of the two")
 
 
 def balanced_part(labels: np.ndarray | Sequence[int], count: int, seed: int = 0) -> np.ndarray:

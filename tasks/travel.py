@@ -59,14 +59,15 @@ def unpack_task(path: Path, network: nn.Module) -> tuple[Splits | None, str]:
         for key, tensor in tensors.items()
         if key.startswith("network.")
     }
-    left = network.load_state_dict(state, strict=False)
-    differing = [*left.missing_keys, *left.unexpected_keys]
-    if any(not name.endswith("_extra_state") for name in differing):
+    own = {n: t.shape for n, t in network.state_dict().items() if isinstance(t, Tensor)}
+    differing = dict(own.items() ^ {n: t.shape for n, t in state.items()}.items())
+    if differing:
         raise InputError(
             "task.model",
-            f"the network built here is another than the packed one, e.g. in {differing[0]!r}",
+            f"the network built here is another than the packed one, e.g. in {min(differing)!r}",
             "give all machines the same code",
         )
+    network.load_state_dict(state, strict=False)
     if not said["splits"]:
         return None, said["fingerprint"]
     splits = {}

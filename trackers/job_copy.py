@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ..tasks.yaml_source import dump_yaml
 from .durable_file import write_durably
 
 FILE_NAME = "job.yaml"
@@ -37,8 +36,8 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def write_job(folder: Path, job: Mapping[str, Any]) -> None:
-    """Write ``folder/job.yaml`` in one step."""
-    text = yaml.safe_dump(dict(job), sort_keys=False, allow_unicode=True)
+    """Write ``folder/job.yaml`` in one step, so that a job file's reader takes it."""
+    text = dump_yaml(job)
 
     def fill(path: Path) -> None:
         path.write_text(text, encoding="utf-8")

@@ -204,7 +204,7 @@ def test_a_network_of_tokens_with_functions_of_its_own() -> None:
 def test_what_breaks_when_it_is_cut_or_copied_is_told() -> None:
     class Halves(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x / (x.shape[1] // 16)
+            return x * (1 // (x.shape[1] // 16))
 
     network, example = build("residual")
     network.down = nn.Sequential(network.down, Halves())
@@ -213,8 +213,4 @@ def test_what_breaks_when_it_is_cut_or_copied_is_told() -> None:
     network, example = build("residual")
     network.lock = threading.Lock()
     with pytest.raises(InputError, match="cannot be copied: TypeError"):
-        discover(network, example)
-    network, example = build("residual")
-    nn.utils.weight_norm(network.a)
-    with pytest.raises(InputError, match="cannot be copied: RuntimeError"):
         discover(network, example)

@@ -204,6 +204,7 @@ WRONG = [
     ("recover.device", "gpu", "recover.device: write auto, cpu, cuda or cuda:1"),
     ("recover.batch", 1, "at least 2"),
     ("tracker", {"mlflow": {"uri": "https://u:secret@host/"}}, "the address carries a password"),
+    ("tracker", {"mlflow": {"uri": "mysql://u:secret@host/d"}}, "the address carries a password"),
     ("tracker", {"storage": "postgresql://u:secret@host/d"}, "the address carries a password"),
     ("tracker", {"artifacts": "s3://key:secret@bucket"}, "the address carries a password"),
     ("tracker", {"mlflow": {"artifacts": "all"}}, "not known here"),
@@ -322,14 +323,14 @@ def test_mutated_jobs_give_a_job_or_one_line(data) -> None:
             inner[data.draw(_words | st.text(max_size=6))] = data.draw(_values)
         if not _places(raw):
             break
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         result = load_job(raw)
         assert isinstance(result, Job)
         assert load_job(result.to_json()) == result
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @settings(max_examples=300, deadline=None)
@@ -342,9 +343,9 @@ def test_mutated_files_give_a_job_or_one_line(data, tmp_path_factory) -> None:
         text = text[:at] + data.draw(st.text(max_size=6)) + text[at + cut :]
     file = tmp_path_factory.getbasetemp() / "mutated.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         assert isinstance(load_job(file), Job)
     except InputError as error:
         assert "\n" not in str(error)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

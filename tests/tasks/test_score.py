@@ -61,6 +61,12 @@ def test_top1_agrees_with_scikit_learn(logits, labels, batch: int) -> None:
     assert result.errors["loss"] == pytest.approx(each.std(ddof=1) / math.sqrt(COUNT), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_class_numbers_of_any_width(logits, labels, kind: torch.dtype) -> None:
+    want = Top1().measure(same, split_of(logits, labels))
+    assert Top1().measure(same, split_of(logits, labels.to(kind))) == want
+
+
 def test_a_loss_of_the_users_own(logits, labels) -> None:
     def zero_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (outputs.argmax(1) != targets).float().mean()
