@@ -114,8 +114,8 @@ class SpaceSection(Section):
 
     prune: whether channels may be cut, and how far. bits: weight bits, 32 among them, e.g.
         ``[4, 8, 32]``; ``w4a32`` names those of the activations too. rank: whether layers may be
-        factorised, and how. zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file
-        smaller. freeze: module names left alone (default: the classifier).
+        factorised, and how. zeros: shares of zero weights in per cent, and "2:4"; these only make
+        a packed file smaller. freeze: module names left alone (default: the classifier).
     """
 
     prune: bool | Prune = True
