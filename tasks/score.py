@@ -14,6 +14,8 @@ from ..errors import CandidateError, InputError
 from .task import Examples, Loss, Predict, ScoreResult
 from .user_code import last_line
 
+_JUDGED = ("search", "evaluate")  # whole splits; a few of their examples may be of fewer classes
+
 
 class Top1:
     """Share of examples whose largest output is the label, and the mean loss.
@@ -70,8 +72,8 @@ class Fidelity:
     fidelity = 1 - divergence / variance of the original's outputs. The original's outputs are
     computed once a split and kept.
 
-    Raises InputError when the original, a classifier, predicts fewer than three classes on the
-    data: a network that answers one class always would look faithful.
+    Raises InputError when the original, a classifier, predicts fewer than three classes on a whole
+    split: a network that answers one class always would look faithful.
     """
 
     name = "fidelity"
@@ -112,7 +114,7 @@ class Fidelity:
         parts = [_outputs(self._original, inputs) for inputs, _ in split.batches(batch)]
         _some(len(parts), split)
         outputs = torch.cat(parts)
-        if outputs.ndim == 2 and outputs.shape[1] > 1:
+        if split.name in _JUDGED and outputs.ndim == 2 and outputs.shape[1] > 1:
             seen = len(torch.unique(outputs.argmax(1)))
             if seen < 3:
                 raise InputError(

@@ -1,5 +1,6 @@
 """Search spaces: grids, canonical plans, presets, refusals."""
 
+import functools
 import threading
 
 import pytest
@@ -16,7 +17,10 @@ from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.spaces.shortcut import rewrite_shortcuts
 from paretune.spaces.space import SearchSpace
 
-SPACES = {name: discover(*build(name)) for name in NETWORKS}
+
+@functools.cache
+def space_of(name: str) -> SearchSpace:
+    return discover(*build(name))
 
 
 def genotypes(space: SearchSpace) -> st.SearchStrategy[dict[str, int]]:
@@ -41,7 +45,7 @@ def test_kept_options_lie_on_the_grid(channels: int, blocks: int) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_identity_keeps_everything(name: str) -> None:
-    space = SPACES[name]
+    space = space_of(name)
     assert dict(space.identity.groups) == space.full
     assert set(space.identity.layers.values()) == {LayerChoice()}
 
@@ -50,7 +54,7 @@ def test_identity_keeps_everything(name: str) -> None:
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_plans_are_canonical_and_pass_the_check(name: str, data: st.DataObject) -> None:
-    space = SPACES[name]
+    space = space_of(name)
     plan = space.plan(data.draw(genotypes(space)))
     assert space.canonical(plan) == plan
     assert space.check(CompressionPlan.from_json(plan.to_json())) == plan
@@ -62,7 +66,7 @@ def test_plans_are_canonical_and_pass_the_check(name: str, data: st.DataObject) 
 
 
 def test_the_classifier_is_left_alone_by_default() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     assert "head" in space.frozen
     assert "head" not in space.identity.layers
     network, example = build("residual")
@@ -78,39 +82,39 @@ def test_frozen_layers_are_not_cut_and_a_wrong_name_is_answered() -> None:
 
 
 def test_residual_sums_are_one_group() -> None:
-    groups = {g.name: set(g.producers()) for g in SPACES["residual"].groups}
+    groups = {g.name: set(g.producers()) for g in space_of("residual").groups}
     assert groups["stem"] >= {"stem", "b"}
     assert groups["down"] >= {"down", "c"}
     assert groups["a"] == {"a"}
 
 
 def test_concatenation_shifts_entries() -> None:
-    (group,) = [g for g in SPACES["dense"].groups if g.name == "b"]
+    (group,) = [g for g in space_of("dense").groups if g.name == "b"]
     (reader,) = [m for m in group.members if m.module == "c"]
     assert reader.entries == tuple(range(8, 16)) and reader.channels == tuple(range(8))
 
 
 def test_flatten_gives_each_channel_its_pixels() -> None:
-    (group,) = [g for g in SPACES["dense"].groups if g.name == "c"]
+    (group,) = [g for g in space_of("dense").groups if g.name == "c"]
     (reader,) = [m for m in group.members if m.module == "head"]
     assert len(reader.entries) == 8 * 16
     assert [e // 16 for e in reader.entries] == list(reader.channels)
 
 
 def test_grouped_convolution_is_cut_evenly() -> None:
-    blocks = {g.name: g.blocks for g in SPACES["grouped"].groups}
+    blocks = {g.name: g.blocks for g in space_of("grouped").groups}
     assert blocks["a"] == 4 and blocks["grouped"] == 4
 
 
 def test_presets_are_distinct_and_change_something() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     plans = [space.plan(g) for g in space.presets()]
     assert len({p.fingerprint for p in plans}) == len(plans) >= 6
     assert space.identity not in plans
 
 
 def test_wrong_plans_are_refused_by_name() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     good = space.identity
     with pytest.raises(InputError, match="unknown group 'stam'; did you mean 'stem'"):
         space.check(CompressionPlan({**good.groups, "stam": 4}, good.layers))

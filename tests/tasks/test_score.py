@@ -129,6 +129,8 @@ def test_fidelity_is_refused_on_two_predicted_classes(logits) -> None:
 
     with pytest.raises(InputError, match="predicts 2 of 5 classes on 'search', too few"):
         Fidelity(two).measure(two, split_of(logits))
+    few = DatasetSplit("screen 0", _Pairs(logits, None), "here")  # a slice of a split
+    assert Fidelity(two).measure(two, few).values["fidelity"] == 1.0
 
 
 def test_a_score_of_the_users_own(logits, labels) -> None:
