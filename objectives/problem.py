@@ -105,8 +105,13 @@ def parse_objectives(job: Job) -> tuple[Objective, ...]:
                 f"{objective.name!r} is not measured with score {job.task.score!r}",
                 f"use {score!r}",
             )
-    for i, objective in enumerate(found):
-        check_measurable([objective.name], job.where(f"objectives[{i}]"))
+    names = [objective.name for objective in found]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InputError(
+                job.where(f"objectives[{i}]"), f"{name!r} is listed twice", "remove one"
+            )
+        check_measurable([name], job.where(f"objectives[{i}]"))
     return found
 
 
