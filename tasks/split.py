@@ -108,8 +108,8 @@ class DatasetSplit:
     """A user's dataset of ``(x, y)`` or ``x``: anything with ``len`` and ``[index]``.
 
     x: a float tensor or array of one fixed shape, ready for the network; y: a class number or a
-    target of any fixed shape. Every example is read once (the first eight twice) when labels or
-    digests are asked for; wrong and random ones raise InputError with their number.
+    target of any fixed shape. All are read once labels or digests are asked for; wrong and random
+    ones raise InputError with their number.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class DatasetSplit:
         if not len(self):
             raise InputError(where, f"{name!r} holds no examples", "check the data")
         first, target = self._example(0)
-        self.labelled = target is not None
-        self._shape = tuple(first.shape)
+        self.labelled, self._shape = target is not None, tuple(first.shape)
+        self._target_shape = None if target is None else target.shape
 
     def __len__(self) -> int:
         return len(self._index)
@@ -174,17 +174,17 @@ class DatasetSplit:
                     raise InputError(self.where, problem, "make all inputs the same shape")
                 if not bool(torch.isfinite(x).all()):
                     raise InputError(self.where, f"{spot} holds NaN or infinity", "correct it")
-                if (y is not None) != self.labelled:
-                    raise InputError(self.where, f"{spot} differs in having a target", "")
+                if (None if y is None else y.shape) != self._target_shape:
+                    problem = f"{spot} differs in having a target, or in its target's shape"
+                    raise InputError(self.where, problem, "make all examples alike")
+                if row < 8 and not torch.equal(self._example(row)[0], x):
+                    problem = f"{spot} differs when read again"
+                    raise InputError(self.where, problem, "leave random augmentation out")
                 rows[row] = np.frombuffer(_digest(x.numpy().tobytes()), dtype=np.uint8)
                 if y is None or y.ndim or y.is_floating_point():
                     labels = None
                 elif labels is not None:
                     labels.append(int(y))
-            for row in range(min(8, len(self))):
-                if _digest(self._example(row)[0].numpy().tobytes()) != rows[row].tobytes():
-                    problem = f"example {self._index[row]} of {self.name!r} differs when read again"
-                    raise InputError(self.where, problem, "leave random augmentation out")
             self._scan = rows, None if labels is None else np.asarray(labels, dtype=np.int64)
         return self._scan
 

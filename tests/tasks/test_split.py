@@ -142,6 +142,10 @@ class _Flipped:
         ([torch.zeros(2, dtype=torch.uint8)], "is a torch.uint8 tensor; return a float tensor"),
         (["text"], "is a str"),
         ([(torch.zeros(2), 1), torch.zeros(2)], "differs in having a target"),
+        (
+            [(torch.zeros(2), torch.zeros(3)), (torch.ones(2), torch.zeros(4))],
+            "example 1 of 'train' differs in having a target, or in its target's shape",
+        ),
         ([(torch.zeros(2), "cat")], "the target of example 0 of 'train' is no number"),
     ],
 )
