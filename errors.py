@@ -63,9 +63,11 @@ class CandidateError(ParetuneError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'trials'?"`` for the closest known word, else the list of known words."""
+    """``"did you mean 'trials'?"`` for the closest known word, else the known words (the first 40
+    of them)."""
     names = sorted(str(k) for k in known)
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(names)
+    more = f" and {len(names) - 40} more" if len(names) > 40 else ""
+    return "known: " + (", ".join(names[:40]) or "none") + more

@@ -105,8 +105,13 @@ def parse_objectives(job: Job) -> tuple[Objective, ...]:
                 f"{objective.name!r} is not measured with score {job.task.score!r}",
                 f"use {score!r}",
             )
-    for i, objective in enumerate(found):
-        check_measurable([objective.name], job.where(f"objectives[{i}]"))
+    names = [objective.name for objective in found]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise InputError(
+                job.where(f"objectives[{i}]"), f"{name!r} is listed twice", "remove one"
+            )
+        check_measurable([name], job.where(f"objectives[{i}]"))
     return found
 
 
@@ -226,9 +231,11 @@ def _choices(job: Job, offered: Choices) -> Choices:
                 "known: " + ", ".join(sorted(known, key=lambda k: (not k.isdigit(), len(k), k))),
             )
     chosen = sorted({pair for pair in named if pair is not None}, reverse=True)
-    low = tuple(sorted({weight for weight, _ in chosen if weight < 8}))
+    if offered.bits[0] not in chosen:  # else the first option would pass for the baseline
+        problem = "every plan is compared with the unchanged network, and its 32 bits are missing"
+        raise InputError(job.where("space.bits"), problem, "add 32; constraints can exclude it")
     zeros = sorted((50, "2:4") if z == "2:4" else (int(z), "unstructured") for z in spec.zeros)
-    choices = replace(offered, bits=tuple(chosen), size_only_bits=low, zeros=tuple(zeros))
+    choices = replace(offered, bits=tuple(chosen), zeros=tuple(zeros))
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
 from ..objectives.table import write_whole
 from ..tasks.job import Job, load_job
+from ..trackers.job_copy import check_task
 from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
 from ..trackers.study_page import study_page
@@ -92,9 +93,9 @@ class Search:
 
         display: ``auto``, ``live``, ``plain`` or ``quiet``. listeners: hear of everything too.
         The study is open for reading. Ctrl-C raises KeyboardInterrupt; what was finished is kept.
-        Raises InputError (also when ``out`` holds another job's study, naming what differs),
-        AllFailedError, EnvironmentFault. (When no point meets the constraints, ``front()`` is empty
-        and ``front().choose()`` names the nearest one.)
+        Raises InputError (also when ``out`` holds another job's study, naming what differs, or one
+        that began with other weights or data), AllFailedError, EnvironmentFault. (When no point
+        meets the constraints, ``front()`` is empty and ``front().choose()`` names the nearest one.)
         """
         begun = time.monotonic()
         with ExitStack() as stack:
@@ -102,6 +103,7 @@ class Search:
                 self._cluster = stack.enter_context(Cluster(self._ray, self.job))
             study, problem = self._open()
             stack.enter_context(study)
+            check_task(study, problem.task.fingerprint)
             stop = stack.enter_context(Interrupt())
             if self._cluster is not None:
                 problem = self._cluster.begin(study, problem)
@@ -170,6 +172,7 @@ class Search:
         with ExitStack() as stack:
             study, problem = self._open()
             stack.enter_context(study)
+            check_task(study, problem.task.fingerprint)
             self.job = asked
             stop = stack.enter_context(Interrupt())
             search, space = self.job.search, problem.space

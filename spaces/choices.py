@@ -22,7 +22,6 @@ class Choices:
     more_bits: further pairs, offered only where a job names them (``bits: [4, 8, 32]``, or
         ``w4a32``); of one weight width the usual one first.
     zeros: (per cent, pattern) of zero weights, fewest first; they bring no speed.
-    size_only_bits: weight bits that shrink the file but bring no speed (marked in the space).
     """
 
     channel_step: int = 4
@@ -36,7 +35,6 @@ class Choices:
     rank_energies: tuple[float, ...] = ()
     rank_methods: tuple[str, ...] | None = None
     zeros: tuple[tuple[int, str], ...] = ()
-    size_only_bits: tuple[int, ...] = ()
 
     def kept(self, channels: int, multiple_of: int = 1) -> tuple[int, ...]:
         """Kept-channel options for a group, most first, always starting with ``channels``.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..tasks.user_code import last_line
 from ..tasks.weights import check_finite
 from .attention import rewrite
 from .choices import Choices
@@ -36,11 +37,10 @@ def discover(
     network: eval mode, on the CPU; not modified. example: one input (1, ...) float32.
     choices: what the target can use (:class:`Choices`). prune, factorise: offer those families.
     freeze: module names (a prefix freezes everything below it) that are left alone; None = the
-        classifier, i.e. the layers that make the network's output. The output's own channels are
-        never cut.
+        classifier, i.e. the layer that is called last. The output's own channels are never cut.
 
-    Raises InputError when the network cannot be run or traced, when a frozen name does not exist
-    (nearest named), or when nothing is left to choose.
+    Raises InputError when the network cannot be run, copied or traced, when a frozen name does not
+    exist (nearest named), or when nothing is left to choose.
 
     >>> space = discover(torchvision.models.resnet18().eval(), torch.zeros(1, 3, 224, 224))
     >>> print(len(space.parameters), "choices")
@@ -98,18 +98,23 @@ def _runnable(network: nn.Module, example: Tensor) -> nn.Module:
         with torch.inference_mode():
             out = network(example)
     except Exception as error:
-        text = str(error).strip().splitlines() or [""]
         raise InputError(
             "task.model",
-            f"its forward fails on an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {text[0][:200]}",
+            f"its forward fails on an input of shape {tuple(example.shape)}: {last_line(error)}",
             "check the model's arguments and the data's size",
         ) from error
     if not isinstance(out, Tensor):
         raise InputError(
             "task.model", f"it returns {type(out).__name__}, not a tensor", "wrap it so it does"
         )
-    return network
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:
+        raise InputError(
+            "task.model",
+            f"the network cannot be copied: {last_line(error)}",
+            "keep locks, open files and the like out of it",
+        ) from error
 
 
 def _is_layer(module: nn.Module) -> bool:
@@ -178,7 +183,7 @@ def _survives(
         cut(copied, groups, kept)
         with torch.inference_mode():
             return bool(copied(example).shape == shape)
-    except (RuntimeError, ValueError, AssertionError, IndexError, KeyError):
+    except Exception:  # whatever the network's own code makes of the cut
         return False
 
 

@@ -32,9 +32,11 @@ class ShortcutConv(nn.Conv2d):
 def rewrite_shortcuts(network: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``network`` in which every padded shortcut module is a :class:`ShortcutConv`.
 
-    Modules without parameters or buffers, of a class that torch does not ship, are probed: if the
-    output is the strided input with zero channels around it, exactly, they are replaced. The
-    copy's outputs equal the original's. network: eval mode; example: (1, ...) float32.
+    Modules without parameters or buffers, of a class that torch does not ship, are probed with
+    random numbers: if the output is the strided input with zero channels around it, exactly, they
+    are replaced. Those that give their input back (drop paths, dropouts of others) need no
+    rewriting and stay. The copy's outputs equal the original's. network: eval mode; example:
+    (1, ...) float32.
     """
     copied = copy.deepcopy(network).eval()
     candidates = {
@@ -53,10 +55,14 @@ def rewrite_shortcuts(network: nn.Module, example: Tensor) -> nn.Module:
         hooks.append(module.register_forward_hook(record))
     if not candidates:
         return copied
-    with torch.inference_mode():
-        copied(torch.randn_like(example))
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.inference_mode():
+            copied(torch.randn_like(example))
+    except Exception:  # inputs that are not free numbers, e.g. tokens: no images, no such shortcuts
+        seen.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
     for name, (given, out) in seen.items():
         found = _as_shortcut(given, out)
         if found is not None:
@@ -73,6 +79,8 @@ def _is_custom_function(module: nn.Module) -> bool:
 
 def _as_shortcut(given: Tensor, out: Tensor) -> ShortcutConv | None:
     if given.dim() != 4 or out.dim() != 4 or out.shape[1] < given.shape[1]:
+        return None
+    if out.shape == given.shape:
         return None
     strides = [s for s in (1, 2, 3, 4) if -(-given.shape[2] // s) == out.shape[2]]
     extra = out.shape[1] - given.shape[1]

@@ -19,6 +19,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..tasks.user_code import last_line
 
 ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _CUTTABLE = (*ROOTS, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
@@ -88,7 +89,7 @@ def trace_groups(network: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...
     except Exception as error:
         raise InputError(
             "task.model",
-            f"channel dependencies cannot be traced: {_last_line(error)}",
+            f"channel dependencies cannot be traced: {last_line(error)}",
             "set space.prune to false to search bit-widths and ranks only",
         ) from error
     finally:
@@ -172,8 +173,3 @@ def _fix_outputs(group: ChannelGroup) -> ChannelGroup:
     if group.fixed is None and not group.consumers():
         return replace(group, fixed="it is the network's output")
     return group
-
-
-def _last_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[-1] if text else ''}"[:300]

@@ -97,6 +97,7 @@ def _digits(data: DataSection, where: Where) -> Splits:
 
 
 def _imagefolder(data: DataSection, where: Where) -> Splits:
+    _check_resize(data, data.size, where)
     shape = Shape(data.size, data.resize, data.channels or 3)
     read: dict[str, Images] = {}
     for key in ("train", "search", "evaluate"):
@@ -109,15 +110,16 @@ def _imagefolder(data: DataSection, where: Where) -> Splits:
             continue
         if not isinstance(path, str):
             raise InputError(where(key), f"expected a folder, got {path!r}", "name a folder")
-        count = data.train_count if key == "train" else None
-        read[key] = read_imagefolder(path, shape, where(key), count)
-    classes = read["evaluate" if "evaluate" in read else "train"].classes
+        whole = key != "train" or isinstance(data.evaluate, int)  # divided first, then limited
+        read[key] = read_imagefolder(path, shape, where(key), None if whole else data.train_count)
+    other = "evaluate" if "evaluate" in read else "train"
+    classes = read[other].classes
     for key, images in read.items():
         differing = sorted(set(images.classes) ^ set(classes))
         if differing and (images.classes or key != "train"):
             raise InputError(
                 where(key),
-                f"its class folders differ from evaluate's: {differing[:3]}",
+                f"its class folders differ from {other}'s: {differing[:3]}",
                 "give both the same class folders",
             )
     train = _image_split("train", read["train"], data, where)
@@ -125,6 +127,7 @@ def _imagefolder(data: DataSection, where: Where) -> Splits:
         evaluate = _image_split("evaluate", read["evaluate"], data, where)
     else:
         train, evaluate = _held_out(train, data, where)
+        train = _limited(train, data, where)
     if "search" in read:
         search = _image_split("search", read["search"], data, where)
         return Splits(train, search, evaluate, classes)
@@ -155,8 +158,12 @@ def _torchvision(data: DataSection, where: Where) -> Splits:
         raise InputError(where("kind"), f"the key {key!r} is missing", "add it")
     if isinstance(data.search, str):
         raise InputError(where("search"), "for torchvision, it is a number of images", "")
-    if data.size and data.dataset != "ImageNet":
-        raise InputError(where("size"), f"the images of {data.dataset} have one size", "remove it")
+    if data.dataset == "ImageNet":
+        _check_resize(data, data.size or 224, where)
+    for key in ("size", "resize"):
+        if getattr(data, key) and data.dataset != "ImageNet":
+            problem = f"the images of {data.dataset} have one size"
+            raise InputError(where(key), problem, "remove it")
     halves = [
         torchvision_images(
             data.dataset,
@@ -212,6 +219,15 @@ def _image_split(name: str, images: Images, data: DataSection, where: Where) -> 
                 where(key), f"{len(values)} numbers for {channels} channels", "one a channel"
             )
     return ImageSplit(name, images.images, images.labels, mean, std, images.digests)
+
+
+def _check_resize(data: DataSection, size: int | None, where: Where) -> None:
+    """Refuse a ``resize`` that would go unheard."""
+    if data.resize is not None and size is None:
+        raise InputError(where("resize"), "it means nothing without `size`", "give `size` too")
+    if data.resize is not None and size is not None and data.resize < size:
+        problem = f"images of {data.resize} pixels cannot be cropped to {size}"
+        raise InputError(where("resize"), problem, "make it at least `size`")
 
 
 def _limited(train: S, data: DataSection, where: Where) -> S:

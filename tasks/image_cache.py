@@ -93,6 +93,7 @@ class ImageCache:
         with open(folder / "images.npy", "wb") as stream:
             for image in images:
                 if not rows:
+                    _check_room(folder, count * image.nbytes)
                     header = {
                         "descr": "|u1",
                         "fortran_order": False,
@@ -113,6 +114,15 @@ class ImageCache:
         return EnvironmentFault(
             f"{self.folder}: decoded images cannot be kept there ({error.strerror or error}); "
             "free some space, or name another folder in PARETUNE_CACHE"
+        )
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(
+            f"they take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "task.data.train_count takes fewer"
         )
 
 

@@ -38,7 +38,7 @@ class Shape:
     """How images are brought to one shape. ``size`` None: they must all have the same.
 
     Images that are not ``size`` x ``size`` are resized (bilinear, shorter side to ``resize``) and
-    their centre is cropped.
+    their centre is cropped, to the pixel as torchvision's ``Resize`` and ``CenterCrop`` do it.
     """
 
     size: int | None = None
@@ -65,7 +65,8 @@ def read_imagefolder(
         labels = None if labels is None else labels[rows]
     elif count is not None and count > len(files):
         raise InputError(where, f"{folder!r} has {len(files)} images, {count} asked for", "")
-    key = hashlib.sha256(repr((os.path.abspath(folder), shape)).encode())
+    rule = "" if shape.size is None else "2"  # the second way of resizing: arrays of the first stay
+    key = hashlib.sha256(repr((os.path.abspath(folder), shape)).encode() + rule.encode())
     for file in files:
         key.update(f"{file.path}\0{file.bytes}\0{file.modified_ns}\n".encode(errors="replace"))
     store = ImageCache(cache)
@@ -156,18 +157,17 @@ def _decode(path: str, shape: Shape, where: str) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             image = opened.convert("L" if shape.channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of broken files raise almost anything
         line = " ".join(str(error).split())[:200]
         raise InputError(
             where, f"the image {path!r} cannot be read ({line})", "remove it"
         ) from error
     size = shape.size
     if size is not None and image.size != (size, size):
-        shorter = max(shape.resize or size, size)
-        scale = shorter / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
+        shorter, least = shape.resize or size, min(image.size)
+        width, height = (shorter * side // least for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
+        left, top = (round((side - size) / 2) for side in image.size)
         image = image.crop((left, top, left + size, top + size))
     pixels = np.asarray(image)
     return pixels[None] if shape.channels == 1 else pixels.transpose(2, 0, 1)

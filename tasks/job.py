@@ -13,13 +13,14 @@ from typing import Any
 
 from pydantic import PrivateAttr, ValidationError
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .job_errors import explain
 from .sections import JobSections
 from .yaml_source import MOST_DEPTH, Lines, dump_yaml, read_yaml
 
 DEFAULT_TARGET = "onnxruntime-cpu"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_OPTIONS = ("target", "batch", "threads")  # of an objective
 _STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
@@ -213,36 +214,38 @@ def _expanded(value: Any, where: str) -> Any:
 
 
 def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
-    """Take the target's name, batch and threads from the objectives that name them."""
+    """Take the targets, the batch and the threads from the objectives that name them."""
     target = data["target"]
     stated = {k: target[k] for k in job.target.model_fields_set if target[k] is not None}
-    targets = list(
-        dict.fromkeys([*([stated["name"]] if "name" in stated else []), *target["also"]])
-    )
-    data["objectives"] = [each for item in data["objectives"] for each in _one_target_each(item)]
+    named: list[str] = []
     for index, item in enumerate(data["objectives"]):
         name, options = next(iter(item.items())) if isinstance(item, dict) else ("", None)
-        for option, key in (("target", "name"), ("batch", "batch"), ("threads", "threads")):
-            value = (options or {}).get(option)
+        for option, value in (options or {}).items():
+            spot = job.where(f"objectives[{index}].{name}.{option}")
+            if option not in _OPTIONS:
+                remedy = nearest(option, _OPTIONS)
+                raise InputError(spot, f"unknown key {option!r:.80}", remedy)
             if value is None:
                 continue
-            spot = job.where(f"objectives[{index}].{name}.{option}")
-            if key == "name" and not isinstance(value, str):
-                raise InputError(spot, f"expected a target's name, got {value!r:.80}", "")
-            if key != "name" and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InputError(spot, f"expected a whole number, got {value!r:.80}", "")
-            if key == "name":
-                targets += [] if value in targets else [value]
+            if option == "target":
+                each = value if isinstance(value, list) and value else [value]
+                for one in each:
+                    if not isinstance(one, str):
+                        raise InputError(spot, f"expected a target's name, got {one!r:.80}", "")
+                named += each
                 continue
-            if stated.setdefault(key, value) != value:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InputError(spot, f"expected a whole number, got {value!r:.80}", "")
+            if stated.setdefault(option, value) != value:
                 raise InputError(
                     spot,
-                    f"{value!r:.80} differs from {stated[key]!r:.80} named before",
+                    f"{value!r:.80} differs from {stated[option]!r:.80} named before",
                     "a job is measured with one batch size and thread count",
                 )
-    data["target"] = target | stated
-    targets = targets or [DEFAULT_TARGET]
-    data["target"] |= {"name": targets[0], "also": targets[1:]}
+    data["objectives"] = [each for item in data["objectives"] for each in _one_target_each(item)]
+    first = stated.get("name") or next(iter(named), DEFAULT_TARGET)
+    targets = list(dict.fromkeys([first, *target["also"], *named]))
+    data["target"] = target | stated | {"name": targets[0], "also": targets[1:]}
     return data
 
 

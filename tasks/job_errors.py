@@ -85,9 +85,12 @@ def _told(
     if kind in ("too_short", "string_too_short") and not value:
         return InputError(spot, "is empty", "fill it in, or remove the key")
     if kind in ("too_long", "string_too_long"):
-        return InputError(spot, f"more than {context['max_length']} entries", "shorten it")
-    if kind == "string_pattern_mismatch":
+        unit = "entries" if kind == "too_long" else "characters"
+        return InputError(spot, f"more than {context['max_length']} {unit}", "shorten it")
+    if kind == "string_pattern_mismatch" and path[:1] == ("name",):
         return InputError(spot, f"{_show(value)} has a slash or a control character", "remove it")
+    if kind == "string_pattern_mismatch":
+        return InputError(spot, f"{_show(value)} is not known here", "write 8, or w4a32")
     message = str(told["msg"])
     return InputError(spot, message[0].lower() + message[1:], "")
 

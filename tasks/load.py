@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .data import Splits, load_splits
 from .job import Job, load_job
 from .model import build_network
@@ -54,6 +54,7 @@ def load_task(job: Job | Path | str | Mapping[str, Any], packed: Path | None = N
         load_callable(named, job.where(f"task.{key}"), job.folder) if named else None
         for key, named in (("loss", spec.loss), ("divergence", spec.divergence))
     )
+    _check_recover(job, network)
     score = _score(job, network, splits, outputs, loss, divergence)
     return Task(
         name=job.name,
@@ -122,6 +123,20 @@ def _check_inputs_alike(splits: Splits, example: Tensor, where: str) -> None:
             )
 
 
+def _check_recover(job: Job, network: nn.Module) -> None:
+    """Refuse at once the names that the training after the search would not find."""
+    section = job.recover
+    if section is None or section.method == "none":
+        return
+    if section.augment is not None and is_code(section.augment):
+        load_callable(section.augment, job.where("recover.augment"), job.folder)
+    known = [name for name, _ in network.named_modules() if name]
+    for i, name in enumerate(section.features if section.features != "auto" else ()):
+        if name not in known:
+            where = job.where(f"recover.features[{i}]")
+            raise InputError(where, f"no module named {name!r}", nearest(name, known))
+
+
 def _score(
     job: Job,
     network: nn.Module,
@@ -151,18 +166,21 @@ def _score(
             "use score: fidelity, or your own module:callable",
         )
     for split in (splits.search, splits.evaluate):
-        _check_labels(split, outputs.shape[1], spot, job.where("task.data"))
+        if split.labels is None:
+            raise InputError(
+                spot,
+                f"accuracy needs class numbers, and {split.name!r} has none",
+                "use score: fidelity",
+            )
+    for split in (splits.train, splits.search, splits.evaluate):
+        _check_labels(split, outputs.shape[1], job.where("task.data"))
     return Top1(loss)
 
 
-def _check_labels(split: AnySplit, classes: int, score_spot: str, data_spot: str) -> None:
+def _check_labels(split: AnySplit, classes: int, data_spot: str) -> None:
     labels = split.labels
-    if labels is None:
-        raise InputError(
-            score_spot,
-            f"accuracy needs class numbers, and {split.name!r} has none",
-            "use score: fidelity",
-        )
+    if labels is None:  # of the training examples: recovery may do without
+        return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
@@ -174,7 +192,8 @@ def _check_labels(split: AnySplit, classes: int, score_spot: str, data_spot: str
 
 
 def _fingerprint(network: nn.Module, splits: Splits) -> str:
-    """sha256 over the tensors (names, shapes, bytes) and the content of the three splits."""
+    """sha256 over the tensors (names, shapes, bytes) and the examples of the three splits, with
+    their class numbers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if isinstance(tensor, Tensor):
@@ -183,4 +202,6 @@ def _fingerprint(network: nn.Module, splits: Splits) -> str:
     for split in (splits.train, splits.search, splits.evaluate):
         digest.update(f"{split.name} {len(split)}\n".encode())
         digest.update(split.digest_rows().tobytes())
+        if split.labels is not None:
+            digest.update(split.labels.tobytes())
     return digest.hexdigest()

@@ -44,7 +44,7 @@ class RecoverSection(Section):
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     batch: Annotated[int, Field(ge=2, le=65_536)] = 128
-    augment: Text | None = None
+    augment: Literal["crop_flip", "none"] | Annotated[Text, Field(pattern=":")] | None = None
     device: Text = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     patience: Annotated[int, Field(ge=1, le=10_000)] | None = None

@@ -14,6 +14,8 @@ from ..errors import CandidateError, InputError
 from .task import Examples, Loss, Predict, ScoreResult
 from .user_code import last_line
 
+_JUDGED = ("search", "evaluate")  # whole splits; a few of their examples may be of fewer classes
+
 
 class Top1:
     """Share of examples whose largest output is the label, and the mean loss.
@@ -50,7 +52,8 @@ class Top1:
                 total += float(each.sum())
                 squares += float(each.square().sum())
             else:
-                total += _scalar(self._loss(outputs, targets), "task.loss") * len(inputs)
+                mean = _called(self._loss, "task.loss", outputs, targets)
+                total += mean * len(inputs)
         _some(count, split)
         right = torch.cat(answers)
         accuracy, loss = int(right.sum()) / count, total / count
@@ -69,8 +72,8 @@ class Fidelity:
     fidelity = 1 - divergence / variance of the original's outputs. The original's outputs are
     computed once a split and kept.
 
-    Raises InputError when the original, a classifier, predicts fewer than three classes on the
-    data: a network that answers one class always would look faithful.
+    Raises InputError when the original, a classifier, predicts fewer than three classes on a whole
+    split: a network that answers one class always would look faithful.
     """
 
     name = "fidelity"
@@ -111,7 +114,7 @@ class Fidelity:
         parts = [_outputs(self._original, inputs) for inputs, _ in split.batches(batch)]
         _some(len(parts), split)
         outputs = torch.cat(parts)
-        if outputs.ndim == 2 and outputs.shape[1] > 1:
+        if split.name in _JUDGED and outputs.ndim == 2 and outputs.shape[1] > 1:
             seen = len(torch.unique(outputs.argmax(1)))
             if seen < 3:
                 raise InputError(
@@ -126,7 +129,7 @@ class Fidelity:
     def _diverged(self, want: Tensor, got: Tensor, classes: bool) -> float:
         """A batch's mean divergence."""
         if self._divergence is not None:
-            return _scalar(self._divergence(want, got), "task.divergence")
+            return _called(self._divergence, "task.divergence", want, got)
         if not classes:
             return float(F.mse_loss(got.double(), want.double()))
         log_want, log_got = (t.double().log_softmax(1) for t in (want, got))
@@ -180,6 +183,15 @@ def _outputs(predict: Predict, inputs: Tensor) -> Tensor:
     if not bool(torch.isfinite(outputs).all()):
         raise CandidateError("the outputs hold NaN or infinity")
     return outputs
+
+
+def _called(function: Loss, where: str, outputs: Tensor, targets: Tensor) -> float:
+    """What a user's loss or divergence gives; what it raises becomes one InputError line."""
+    try:
+        value = function(outputs, targets)
+    except Exception as error:
+        raise InputError(where, f"it raised {last_line(error)}", "correct it") from error
+    return _scalar(value, where)
 
 
 def _scalar(value: Any, where: str) -> float:

@@ -112,10 +112,10 @@ _PAIR = r"^w\d+a\d+$"  # bits of the weights and of the activations, e.g. w4a32
 class SpaceSection(Section):
     """What may change.
 
-    prune: whether channels may be cut, and how far. bits: weight bits, e.g. ``[4, 8, 32]``;
-        ``w4a32`` names those of the activations too. rank: whether layers may be factorised, and
-        how. zeros: shares of zero weights in per cent, and "2:4"; these only make a packed file
-        smaller. freeze: module names left alone (default: the classifier).
+    prune: whether channels may be cut, and how far. bits: weight bits, 32 among them, e.g.
+        ``[4, 8, 32]``; ``w4a32`` names those of the activations too. rank: whether layers may be
+        factorised, and how. zeros: shares of zero weights in per cent, and "2:4"; these only make
+        a packed file smaller. freeze: module names left alone (default: the classifier).
     """
 
     prune: bool | Prune = True
@@ -223,7 +223,7 @@ class JobSections(Section):
 
     name: of the study. folder: what relative paths start from (default: the file's own). task:
         network, weights, data and score. space: what may change, layer by layer. compress: how a
-        plan is carried out. target: where the model will run. objectives: two or more values that
+        plan is carried out. target: where the model will run. objectives: the values that
         are traded against each other, each a name or ``{name: {target: ..., batch: ...}}``.
         constraints: what a point must meet to be on the front, e.g. ``"accuracy >= 0.90"``.
         search: budget and sampler. recover: training of the best points (default: none). cluster:

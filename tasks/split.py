@@ -15,6 +15,7 @@ from .task import Split
 from .user_code import last_line
 
 DIGEST_BYTES = 16
+Batch = tuple[Tensor, Tensor | None]
 
 
 class ImageSplit:
@@ -51,9 +52,7 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.images) if self._index is None else len(self._index)
 
-    def batches(
-        self, size: int, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """(inputs float32 (n, C, H, W), labels int64 (n,) or None), in order."""
         for start, stop in _spans(len(self), size, limit):
             rows: Any = slice(start, stop)
@@ -61,11 +60,11 @@ class ImageSplit:
                 rows = torch.from_numpy(self._index[start:stop])
             yield self._ready(rows)
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: np.ndarray) -> Batch:
         """(inputs float32 (n, C, H, W), labels int64 (n,) or None) of the examples at ``rows``."""
         return self._ready(torch.from_numpy(rows if self._index is None else self._index[rows]))
 
-    def _ready(self, rows: Any) -> tuple[Tensor, Tensor | None]:
+    def _ready(self, rows: Any) -> Batch:
         mean = torch.tensor(self.mean, dtype=torch.float32).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32).view(1, -1, 1, 1)
         inputs = self.images[rows].to(torch.float32).div_(255).sub_(mean).div_(std)
@@ -109,8 +108,8 @@ class DatasetSplit:
     """A user's dataset of ``(x, y)`` or ``x``: anything with ``len`` and ``[index]``.
 
     x: a float tensor or array of one fixed shape, ready for the network; y: a class number or a
-    target of any fixed shape. Every example is read once when labels or digests are asked for;
-    wrong ones raise InputError with their number.
+    target of any fixed shape. All are read once labels or digests are asked for; wrong and random
+    ones raise InputError with their number.
     """
 
     def __init__(
@@ -126,8 +125,8 @@ class DatasetSplit:
         if not len(self):
             raise InputError(where, f"{name!r} holds no examples", "check the data")
         first, target = self._example(0)
-        self.labelled = target is not None
-        self._shape = tuple(first.shape)
+        self.labelled, self._shape = target is not None, tuple(first.shape)
+        self._target_shape = None if target is None else target.shape
 
     def __len__(self) -> int:
         return len(self._index)
@@ -137,14 +136,12 @@ class DatasetSplit:
         """Class numbers (n,), or None where targets are absent or no class numbers."""
         return self._scanned()[1]
 
-    def batches(
-        self, size: int, limit: int | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """(inputs float32 (n, ...), targets (n, ...) or None), in order."""
         for start, stop in _spans(len(self), size, limit):
             yield self.take(np.arange(start, stop))
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: np.ndarray) -> Batch:
         """(inputs float32 (n, ...), targets (n, ...) or None) of the examples at ``rows``."""
         examples = [self._example(row) for row in rows]
         inputs = torch.stack([x for x, _ in examples])
@@ -177,8 +174,12 @@ class DatasetSplit:
                     raise InputError(self.where, problem, "make all inputs the same shape")
                 if not bool(torch.isfinite(x).all()):
                     raise InputError(self.where, f"{spot} holds NaN or infinity", "correct it")
-                if (y is not None) != self.labelled:
-                    raise InputError(self.where, f"{spot} differs in having a target", "")
+                if (None if y is None else y.shape) != self._target_shape:
+                    problem = f"{spot} differs in having a target, or in its target's shape"
+                    raise InputError(self.where, problem, "make all examples alike")
+                if row < 8 and not torch.equal(self._example(row)[0], x):
+                    problem = f"{spot} differs when read again"
+                    raise InputError(self.where, problem, "leave random augmentation out")
                 rows[row] = np.frombuffer(_digest(x.numpy().tobytes()), dtype=np.uint8)
                 if y is None or y.ndim or y.is_floating_point():
                     labels = None
@@ -207,6 +208,9 @@ class DatasetSplit:
             target = None if y is None else torch.as_tensor(y)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(self.where, f"the target of {spot} is no number or tensor") from error
+        mask = target is not None and target.dtype == torch.bool and target.ndim
+        if target is not None and not (mask or target.is_floating_point()):
+            target = target.long()  # class numbers as losses want them
         return x.detach().to("cpu", torch.float32).contiguous(), target
 
 
@@ -231,11 +235,8 @@ def check_disjoint(train: Split, search: Split, evaluate: Split, where: str = "t
         if count:
             leaks.append(f"{count} of {second.name!r} are also in {first.name!r}")
     if leaks:
-        raise InputError(
-            where,
-            "the splits share examples: " + ", ".join(leaks),
-            "remove them from one of the two",
-        )
+        problem = "the splits share examples: " + ", ".join(leaks)
+        raise InputError(where, problem, "remove them from one of the two")
 
 
 def balanced_part(labels: np.ndarray | Sequence[int], count: int, seed: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ from .imagefolder import Shape, read_imagefolder
 from .model import build_network
 from .split import balanced_part
 from .survey import Survey, survey_images
-from .user_code import is_code
+from .user_code import is_code, last_line
 from .weights import load_weights
 
 _SIZES = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384)
@@ -131,7 +131,7 @@ def _fitting(network: nn.Module, survey: Survey, channels: int) -> tuple[Shape, 
             with torch.inference_mode():
                 outputs = network(torch.zeros(2, channels, size, size))
         except Exception as error:
-            reason = reason or str(error).strip().splitlines()[0][:200]
+            reason = reason or last_line(error)
             continue
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
             raise InputError(

@@ -101,6 +101,6 @@ def _size(path: Path, where: str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # decoders of broken files raise almost anything
         line = " ".join(str(error).split())[:200]
         raise InputError(where, f"the image {str(path)!r} cannot be read ({line})", "") from None

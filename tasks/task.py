@@ -64,7 +64,7 @@ class ScoreResult:
     values: dict[str, float]
     errors: dict[str, float]
     count: int
-    right: Tensor | None = None
+    right: Tensor | None = field(default=None, compare=False)
 
 
 class Score(Protocol):

@@ -25,13 +25,13 @@ class MlflowSection(Section):
     @field_validator("uri")
     @classmethod
     def _no_secret(cls, uri: str) -> str:
-        if uri.startswith("http") and "@" in urlsplit(uri).netloc:
+        if uri.lower().startswith("http") and "@" in urlsplit(uri).netloc:
             raise PydanticCustomError(
                 "secret",
                 "the address carries a password; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD in the environment instead",
             )
-        return uri
+        return _no_password(uri)
 
 
 def _no_password(address: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .data import Splits
 from .split import ImageSplit
 from .task import Task
@@ -46,6 +47,7 @@ def unpack_task(path: Path, network: nn.Module) -> tuple[Splits | None, str]:
     """Fill ``network`` from a packed file; (the splits, if they are in it; the fingerprint).
 
     The data stay in the file, mapped into memory: processes of one machine share them.
+    Raises InputError when the network is not the one that was packed.
     """
     from safetensors import safe_open
 
@@ -57,6 +59,14 @@ def unpack_task(path: Path, network: nn.Module) -> tuple[Splits | None, str]:
         for key, tensor in tensors.items()
         if key.startswith("network.")
     }
+    own = {n: t.shape for n, t in network.state_dict().items() if isinstance(t, Tensor)}
+    differing = dict(own.items() ^ {n: t.shape for n, t in state.items()}.items())
+    if differing:
+        raise InputError(
+            "task.model",
+            f"the network built here is another than the packed one, e.g. in {min(differing)!r}",
+            "give all machines the same code",
+        )
     network.load_state_dict(state, strict=False)
     if not said["splits"]:
         return None, said["fingerprint"]

@@ -49,7 +49,9 @@ def load_callable(spec: str, where: str, folder: Path | None = None) -> Callable
     return found  # type: ignore[no-any-return]
 
 
-def run_code(function: Callable[..., Any], spec: str, where: str, *args: Any, **named: Any) -> Any:
+def run_code(
+    function: Callable[..., Any], spec: str, where: str, /, *args: Any, **named: Any
+) -> Any:
     """Call a user's function; whatever it raises becomes one InputError line."""
     try:
         return function(*args, **named)

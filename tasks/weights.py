@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def load_weights(
             _check_names_and_shapes(network, safetensors_header(path, where), where)
             tensors = read_safetensors(path, where)
         elif path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-            capacity = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+            state = [t for t in network.state_dict().values() if isinstance(t, Tensor)]
+            capacity = sum(t.numel() * t.element_size() for t in state)
             tensors = read_torch(path, where, capacity)
             _check_names_and_shapes(network, tensor_header(tensors), where)
         else:
@@ -163,8 +165,14 @@ def _torchvision_weights(
             where, f"{network!r} has no weights {name!r:.80}", nearest(name, known.__members__)
         )
     chosen = known[name]
-    try:
-        chosen.get_state_dict(progress=True, check_hash=True)
+    try:  # a file that lies in the store already is not hashed: it may hold weights only, too
+        chosen.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            where,
+            f"the file of {name} in {torch.hub.get_dir()}/checkpoints holds code, not only weights",
+            "remove it; it is fetched again",
+        ) from None
     except (OSError, RuntimeError) as error:
         raise EnvironmentFault(
             f"{where}: {chosen.url} cannot be downloaded ({last_line(error)}); "

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from ..errors import InputError
+from ..tasks.yaml_source import dump_yaml
 from .durable_file import write_durably
+
+if TYPE_CHECKING:
+    from .study import Study
 
 FILE_NAME = "job.yaml"
 MATTERS = (
@@ -37,13 +40,27 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def write_job(folder: Path, job: Mapping[str, Any]) -> None:
-    """Write ``folder/job.yaml`` in one step."""
-    text = yaml.safe_dump(dict(job), sort_keys=False, allow_unicode=True)
+    """Write ``folder/job.yaml`` in one step, so that a job file's reader takes it."""
+    text = dump_yaml(job)
 
     def fill(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
     write_durably(folder / FILE_NAME, fill)
+
+
+def check_task(study: Study, fingerprint: str) -> None:
+    """Refuse to go on with other weights or data than the study began with.
+
+    fingerprint: of the task as it is loaded now, which a study keeps that has measured nothing yet.
+    """
+    if study.baseline is not None and study.get("task", fingerprint) != fingerprint:
+        raise InputError(
+            str(study.folder),
+            "the weights or the data are no longer those that the search began with",
+            "name another folder, or put the old ones back",
+        )
+    study.put("task", fingerprint)
 
 
 def _dig(job: Mapping[str, Any], key: str) -> Any:

@@ -63,6 +63,9 @@ def test_a_bare_name_is_an_error_that_lists_the_choices() -> None:
         parse_constraints(job)
     job = load_job({**JOB, "constraints": ["macs < 3M and accuracy_drop_openvino_cpu <= 1pt"]})
     assert parse_constraints(job)[0].names == ("macs", "accuracy_drop_openvino_cpu")
+    twice = load_job({**JOB, "objectives": ["latency_ms", "macs", {"latency_ms": {"batch": 1}}]})
+    with pytest.raises(InputError, match="objectives.2.: 'latency_ms' is listed twice"):
+        parse_objectives(twice)
     alone = load_job({**JOB, "objectives": ["accuracy", "latency_ms"]})
     assert [o.name for o in parse_objectives(alone)] == ["accuracy", "latency_ms"]
 

@@ -54,6 +54,7 @@ def test_a_number_is_the_usual_pair_and_a_name_says_both(
         ([0, 32], "at least 1"),
         ([7.5, 32], "expected a whole number"),
         (["four", 32], "bits"),
+        ([8], "space.bits: every plan is compared with the unchanged network"),
     ],
 )
 def test_other_bits_are_refused_in_one_line(named: list[object], said: str) -> None:

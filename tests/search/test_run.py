@@ -28,7 +28,12 @@ JOB = {
 def toy(fakes, factory, monkeypatch):
     """The toy space and evaluator in place of the job's."""
     objectives = [Objective(name, {}) for name in JOB["objectives"]]
-    problem = SimpleNamespace(space=fakes.ToySpace(), objectives=objectives, constraints=[])
+    problem = SimpleNamespace(
+        space=fakes.ToySpace(),
+        objectives=objectives,
+        constraints=[],
+        task=SimpleNamespace(fingerprint="first"),
+    )
     monkeypatch.setattr(module, "Problem", SimpleNamespace(from_job=lambda job: problem))
     monkeypatch.setattr(module, "FACTORY", factory)
     return problem
@@ -94,6 +99,15 @@ def test_another_job_is_refused_naming_the_keys(toy, tmp_path):
         Search(other, tmp_path / "s").run("quiet")
     with Study.open(tmp_path / "s") as study:
         assert study.job["search"]["seed"] == 3
+
+
+def test_other_weights_or_data_are_refused(toy, tmp_path):
+    Search(JOB, tmp_path / "s", trials=2).run("quiet").close()
+    toy.task.fingerprint = "second"
+    with pytest.raises(InputError, match="no longer those that the search began with"):
+        Search(JOB, tmp_path / "s", trials=4).run("quiet")
+    with Study.open(tmp_path / "s") as study:
+        assert len(study.rows("measure")) == 2
 
 
 def test_a_study_without_any_result_may_be_replaced(toy, tmp_path, fakes):

@@ -1,5 +1,6 @@
 """Rank options: several methods a layer, by ratio and by energy, and what is refused."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,15 @@ from paretune.operators.compress import Compressor
 from paretune.spaces.choices import Choices
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import METHODS, CompressionPlan, LayerChoice
+from paretune.spaces.space import SearchSpace
 from paretune.tasks.job import load_job
 
 EVERY = Choices(rank_methods=tuple(METHODS), rank_ratios=(0.75, 0.5, 0.25))
-SPACES = {name: discover(*build(name), EVERY) for name in NETWORKS}
+
+
+@functools.cache
+def space_of(name: str) -> SearchSpace:
+    return discover(*build(name), EVERY)
 
 
 def params(network: nn.Module) -> int:
@@ -29,7 +35,7 @@ def params(network: nn.Module) -> int:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_options_shrink_the_network_one_after_another(name: str) -> None:
     network, example = build(name)
-    space = SPACES[name]
+    space = space_of(name)
     compressor = Compressor(network, example, space)
     for layer in space.layers:
         counts = []
@@ -50,7 +56,7 @@ def test_options_shrink_the_network_one_after_another(name: str) -> None:
 @settings(max_examples=12, deadline=None)
 def test_any_plan_of_any_method_is_carried_out_and_counted(name: str, data: st.DataObject) -> None:
     network, example = build(name)
-    space = SPACES[name]
+    space = space_of(name)
     genotype = {n: data.draw(st.integers(0, c - 1)) for n, c in space.parameters.items()}
     plan = space.plan(genotype)
     assert space.canonical(plan) == plan
@@ -104,7 +110,7 @@ def test_the_default_space_offers_svd_and_tucker() -> None:
 
 
 def test_ranks_above_the_layers_and_grouped_layers_are_refused_by_name() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     good = space.identity
 
     def asked(name: str, method: str, *ranks: int) -> CompressionPlan:
@@ -118,7 +124,7 @@ def test_ranks_above_the_layers_and_grouped_layers_are_refused_by_name() -> None
         space.check(asked("a", "depthwise", 10))
     with pytest.raises(InputError, match="layer 'down': it cannot take 'cp'; use svd"):
         space.check(asked("down", "cp", 2))
-    grouped = SPACES["grouped"]
+    grouped = space_of("grouped")
     plan = grouped.identity
     with pytest.raises(InputError, match="layer 'grouped': it cannot take 'tucker2' .a grouped"):
         layers = {**plan.layers, "grouped": LayerChoice(32, 32, "tucker2", (2, 2))}
@@ -127,7 +133,7 @@ def test_ranks_above_the_layers_and_grouped_layers_are_refused_by_name() -> None
 
 
 def test_presets_span_several_methods() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     plans = [space.plan(g) for g in space.presets()]
     assert len({p.fingerprint for p in plans}) == len(plans)
     strongest = max(len(x.rank_options) for x in space.layers)

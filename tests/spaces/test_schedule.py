@@ -1,6 +1,7 @@
 """Pruning schedules against their formulas, and what is left of a space after a cut."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -15,9 +16,13 @@ from paretune.spaces.discover import discover
 from paretune.spaces.narrow import narrowed
 from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.spaces.schedule import progress, schedule
+from paretune.spaces.space import SearchSpace
 from paretune.spaces.surgery import cut, spread
 
-SPACE = discover(*build("grouped"))
+
+@functools.cache
+def grouped() -> SearchSpace:
+    return discover(*build("grouped"))
 
 
 def test_the_cubic_schedule_is_that_of_the_paper() -> None:
@@ -32,17 +37,18 @@ def test_the_cubic_schedule_is_that_of_the_paper() -> None:
 @given(st.integers(1, 12), st.sampled_from(["cubic", "linear"]), st.data())
 @settings(max_examples=40, deadline=None)
 def test_plans_shrink_step_by_step_towards_the_goal(steps: int, kind: str, data) -> None:
-    genotype = {n: data.draw(st.integers(0, c - 1)) for n, c in SPACE.parameters.items()}
-    goal = SPACE.plan(genotype)
+    space = grouped()
+    genotype = {n: data.draw(st.integers(0, c - 1)) for n, c in space.parameters.items()}
+    goal = space.plan(genotype)
     zeros = data.draw(st.integers(0, 99))
     layers = dict(goal.layers)
     layers["a"] = LayerChoice(sparsity=zeros)
     goal = CompressionPlan(goal.groups, layers)
-    plans = schedule(SPACE, goal, steps, kind)
-    assert len(plans) == steps and plans[-1] == SPACE.check(goal)
-    before = SPACE.identity
+    plans = schedule(space, goal, steps, kind)
+    assert len(plans) == steps and plans[-1] == space.check(goal)
+    before = space.identity
     for plan in plans:
-        assert SPACE.check(plan) == plan
+        assert space.check(plan) == plan
         assert all(plan.groups[n] <= before.groups[n] for n in plan.groups)
         assert plan.layers["a"].sparsity >= before.layers["a"].sparsity
         before = plan
@@ -50,9 +56,9 @@ def test_plans_shrink_step_by_step_towards_the_goal(steps: int, kind: str, data)
 
 def test_wrong_schedules_are_refused() -> None:
     with pytest.raises(InputError, match="positive integer, got 0"):
-        schedule(SPACE, SPACE.identity, 0)
+        schedule(grouped(), grouped().identity, 0)
     with pytest.raises(InputError, match="did you mean 'cubic'"):
-        schedule(SPACE, SPACE.identity, 2, "cubik")
+        schedule(grouped(), grouped().identity, 2, "cubik")
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "fused"])

@@ -1,5 +1,8 @@
 """Search spaces: grids, canonical plans, presets, refusals."""
 
+import functools
+import threading
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,9 +14,13 @@ from paretune.errors import InputError
 from paretune.spaces.choices import Choices
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan, LayerChoice
+from paretune.spaces.shortcut import rewrite_shortcuts
 from paretune.spaces.space import SearchSpace
 
-SPACES = {name: discover(*build(name)) for name in NETWORKS}
+
+@functools.cache
+def space_of(name: str) -> SearchSpace:
+    return discover(*build(name))
 
 
 def genotypes(space: SearchSpace) -> st.SearchStrategy[dict[str, int]]:
@@ -38,7 +45,7 @@ def test_kept_options_lie_on_the_grid(channels: int, blocks: int) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_identity_keeps_everything(name: str) -> None:
-    space = SPACES[name]
+    space = space_of(name)
     assert dict(space.identity.groups) == space.full
     assert set(space.identity.layers.values()) == {LayerChoice()}
 
@@ -47,7 +54,7 @@ def test_identity_keeps_everything(name: str) -> None:
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_plans_are_canonical_and_pass_the_check(name: str, data: st.DataObject) -> None:
-    space = SPACES[name]
+    space = space_of(name)
     plan = space.plan(data.draw(genotypes(space)))
     assert space.canonical(plan) == plan
     assert space.check(CompressionPlan.from_json(plan.to_json())) == plan
@@ -59,7 +66,7 @@ def test_plans_are_canonical_and_pass_the_check(name: str, data: st.DataObject) 
 
 
 def test_the_classifier_is_left_alone_by_default() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     assert "head" in space.frozen
     assert "head" not in space.identity.layers
     network, example = build("residual")
@@ -75,39 +82,39 @@ def test_frozen_layers_are_not_cut_and_a_wrong_name_is_answered() -> None:
 
 
 def test_residual_sums_are_one_group() -> None:
-    groups = {g.name: set(g.producers()) for g in SPACES["residual"].groups}
+    groups = {g.name: set(g.producers()) for g in space_of("residual").groups}
     assert groups["stem"] >= {"stem", "b"}
     assert groups["down"] >= {"down", "c"}
     assert groups["a"] == {"a"}
 
 
 def test_concatenation_shifts_entries() -> None:
-    (group,) = [g for g in SPACES["dense"].groups if g.name == "b"]
+    (group,) = [g for g in space_of("dense").groups if g.name == "b"]
     (reader,) = [m for m in group.members if m.module == "c"]
     assert reader.entries == tuple(range(8, 16)) and reader.channels == tuple(range(8))
 
 
 def test_flatten_gives_each_channel_its_pixels() -> None:
-    (group,) = [g for g in SPACES["dense"].groups if g.name == "c"]
+    (group,) = [g for g in space_of("dense").groups if g.name == "c"]
     (reader,) = [m for m in group.members if m.module == "head"]
     assert len(reader.entries) == 8 * 16
     assert [e // 16 for e in reader.entries] == list(reader.channels)
 
 
 def test_grouped_convolution_is_cut_evenly() -> None:
-    blocks = {g.name: g.blocks for g in SPACES["grouped"].groups}
+    blocks = {g.name: g.blocks for g in space_of("grouped").groups}
     assert blocks["a"] == 4 and blocks["grouped"] == 4
 
 
 def test_presets_are_distinct_and_change_something() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     plans = [space.plan(g) for g in space.presets()]
     assert len({p.fingerprint for p in plans}) == len(plans) >= 6
     assert space.identity not in plans
 
 
 def test_wrong_plans_are_refused_by_name() -> None:
-    space = SPACES["residual"]
+    space = space_of("residual")
     good = space.identity
     with pytest.raises(InputError, match="unknown group 'stam'; did you mean 'stem'"):
         space.check(CompressionPlan({**good.groups, "stam": 4}, good.layers))
@@ -162,3 +169,52 @@ def test_groups_that_would_break_the_forward_are_left_alone() -> None:
     assert "a" not in space.full
     assert "b" in space.full
     assert any("a" in name for name in space.frozen)
+
+
+class Same(nn.Module):
+    """Gives its input back, as a drop path does in eval mode; within ``limit``."""
+
+    def __init__(self, limit: float | None = None) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.limit is None else x.clamp(-self.limit, self.limit)
+
+
+@pytest.mark.parametrize("inner", [Same(), Same(100.0)], ids=["drop path", "clamp"])
+def test_modules_that_give_their_input_back_are_no_shortcuts(inner: nn.Module) -> None:
+    network, example = build("residual")
+    network.down = nn.Sequential(network.down, inner)
+    kept = rewrite_shortcuts(network.eval(), example)
+    assert type(kept.down[1]) is Same
+    with torch.inference_mode():  # far outside what the probe saw
+        torch.testing.assert_close(kept(1e4 * example), network(1e4 * example))
+
+
+def test_a_network_of_tokens_with_functions_of_its_own() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.same = nn.Embedding(50, 16), Same()
+            self.a, self.head = nn.Linear(16, 16), nn.Linear(16, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.same(self.a(self.table(x.long()))).mean(1))
+
+    assert "a" in discover(Tokens().eval(), torch.ones(1, 6)).identity.layers
+
+
+def test_what_breaks_when_it_is_cut_or_copied_is_told() -> None:
+    class Halves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (1 // (x.shape[1] // 16))
+
+    network, example = build("residual")
+    network.down = nn.Sequential(network.down, Halves())
+    space = discover(network.eval(), example)
+    assert "breaks the forward pass" in space.frozen["channels of down.0"]
+    network, example = build("residual")
+    network.lock = threading.Lock()
+    with pytest.raises(InputError, match="cannot be copied: TypeError"):
+        discover(network, example)

@@ -113,6 +113,15 @@ def test_imagefolder(tmp_path: Path) -> None:
         check_disjoint(own.train, own.search, own.evaluate)
 
 
+def test_a_part_is_held_out_before_the_training_part_is_limited(folders: Path) -> None:
+    whole = {"kind": "imagefolder", "train": str(folders / "train"), "search": 3}
+    splits = load(**whole, evaluate=9, train_count=12)
+    assert (len(splits.train), len(splits.search), len(splits.evaluate)) == (12, 3, 6)
+    check_disjoint(splits.train, splits.search, splits.evaluate)
+    with pytest.raises(InputError, match="train_count: 16 of 15 examples"):
+        load(**whole, evaluate=9, train_count=16)
+
+
 def test_copies_do_not_straddle_search_and_evaluate(folders: Path) -> None:
     for name in ("ant", "bee", "cow"):
         for index in range(6):
@@ -188,6 +197,13 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list((tmp_path / "c" / "images").iterdir())
 
 
+def test_a_disk_too_small_is_told_before_it_is_filled(folders: Path, monkeypatch) -> None:
+    space = shutil._ntuple_diskusage(10**12, 10**12 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: space)
+    with pytest.raises(EnvironmentFault, match="take .* GB and .* GB are free.*train_count"):
+        read_imagefolder(str(folders / "val"), Shape(), "here")
+
+
 def test_the_cache_folder(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PARETUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -206,6 +222,18 @@ def test_images_of_different_sizes(folders: Path) -> None:
     assert images[6].eq(200).all()
     cropped = read_imagefolder(str(folders / "val"), Shape(size=4, resize=8), "here").images
     assert cropped.shape == (18, 3, 4, 4) and cropped[6].eq(200).all()
+
+
+@pytest.mark.parametrize("size", [(50, 37), (41, 67), (24, 90), (31, 16)])
+def test_images_are_resized_and_cropped_as_torchvision_does(tmp_path: Path, size) -> None:
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    write_images(tmp_path / "images", 2, 5, size)
+    found = read_imagefolder(str(tmp_path / "images"), Shape(size=16, resize=19), "here").images
+    theirs = Compose([Resize(19), CenterCrop(16)])
+    for ours, path in zip(found, sorted((tmp_path / "images").rglob("*.png")), strict=True):
+        want = np.asarray(theirs(Image.open(path)))
+        assert np.array_equal(ours.numpy().transpose(1, 2, 0), want)
 
 
 def test_grey_palette_and_transparent_images(tmp_path: Path) -> None:
@@ -274,7 +302,13 @@ WRONG_KEYS = [
     ({"kind": "imagefolder", "train": "/x"}, "does not exist"),
     ({"kind": "imagefolder"}, "the key 'train' is missing"),
     ({"kind": "imagefolder", "train": 3}, "expected a folder, got 3"),
+    ({"kind": "imagefolder", "resize": 8}, "task.data.resize: it means nothing without `size`"),
+    ({"kind": "imagefolder", "resize": 8, "size": 9}, "of 8 pixels cannot be cropped to 9"),
     ({"kind": "torchvision"}, "the key 'dataset' is missing"),
+    (
+        {"kind": "torchvision", "dataset": "CIFAR10", "root": "/x", "resize": 8},
+        "task.data.resize: the images of CIFAR10 have one size; remove it",
+    ),
     ({"kind": "torchvision", "dataset": "CIFAR10"}, "the key 'root' is missing"),
     ({"kind": "torchvision", "dataset": "CIFAR11", "root": "/x"}, "did you mean 'CIFAR10'?"),
     ({"kind": "torchvision", "dataset": "CIFAR10", "root": "/x"}, "CIFAR10 is not in '/x'"),

@@ -162,6 +162,7 @@ WRONG = [
     ("space.bits", [], "is empty"),
     ("space.bits", [8, 8], "listed twice"),
     ("space.bits", [8, 64], "at most 32"),
+    ("space.bits", ["w4b8"], "space.bits[0]: 'w4b8' is not known here; write 8, or w4a32"),
     ("space.bits", 8, "expected a list, got 8; put it in brackets"),
     ("space.freeze", "linear", "put it in brackets"),
     ("name", False, "expected text, got False; put quotes around it"),
@@ -173,6 +174,12 @@ WRONG = [
     ("objectives", ["accuracy", "accuracy"], "listed twice"),
     ("objectives", [{}], "an objective is a name or one name: options"),
     ("objectives", [{"latency_ms": 3}], "objectives[0].latency_ms: expected a mapping, got 3"),
+    (
+        "objectives",
+        ["macs", {"latency_ms": {"tarjet": "x"}}],
+        "objectives[1].latency_ms.tarjet: unknown key 'tarjet'; did you mean 'target'?",
+    ),
+    ("objectives", ["macs", {"latency_ms": {"target": []}}], "expected a target's name, got []"),
     ("objectives", [3], "objectives[0]: expected text or a mapping, got 3"),
     ("constraints", "accuracy > 1", "put it in brackets"),
     ("task.modle", "m:x", "task.modle: unknown key 'modle'; did you mean 'model'?"),
@@ -193,9 +200,11 @@ WRONG = [
     ("recover.temperature", 0, "recover.temperature: 0 must be above 0"),
     ("recover.epochs", 0, "at least 1"),
     ("recover.features", 3, "recover.features"),
+    ("recover.augment", "crop_flp", "'crop_flp' is not known here; did you mean 'crop_flip'?"),
     ("recover.device", "gpu", "recover.device: write auto, cpu, cuda or cuda:1"),
     ("recover.batch", 1, "at least 2"),
     ("tracker", {"mlflow": {"uri": "https://u:secret@host/"}}, "the address carries a password"),
+    ("tracker", {"mlflow": {"uri": "mysql://u:secret@host/d"}}, "the address carries a password"),
     ("tracker", {"storage": "postgresql://u:secret@host/d"}, "the address carries a password"),
     ("tracker", {"artifacts": "s3://key:secret@bucket"}, "the address carries a password"),
     ("tracker", {"mlflow": {"artifacts": "all"}}, "not known here"),
@@ -235,6 +244,9 @@ def test_targets_are_those_named_the_section_first() -> None:
     data["objectives"] = ["macs", {"latency_ms": {"target": "there"}}]
     job = load_job(data)
     assert (job.target.name, job.target.also) == ("here", ("there",))
+    beside = load_job(with_value("target", {"also": ["there"]}))
+    assert (beside.target.name, beside.target.also) == ("onnxruntime-cpu", ("there",))
+    assert load_job(beside.to_json()) == beside
     data["objectives"] = ["macs", {"latency_ms": {"target": ["a", "b"]}}]
     job = load_job({**data, "target": {}})
     assert (job.target.name, job.target.also) == ("a", ("b",))
@@ -311,14 +323,14 @@ def test_mutated_jobs_give_a_job_or_one_line(data) -> None:
             inner[data.draw(_words | st.text(max_size=6))] = data.draw(_values)
         if not _places(raw):
             break
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         result = load_job(raw)
         assert isinstance(result, Job)
         assert load_job(result.to_json()) == result
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 2000
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @settings(max_examples=300, deadline=None)
@@ -331,9 +343,9 @@ def test_mutated_files_give_a_job_or_one_line(data, tmp_path_factory) -> None:
         text = text[:at] + data.draw(st.text(max_size=6)) + text[at + cut :]
     file = tmp_path_factory.getbasetemp() / "mutated.yaml"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         assert isinstance(load_job(file), Job)
     except InputError as error:
         assert "\n" not in str(error)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

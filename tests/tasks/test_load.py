@@ -41,6 +41,8 @@ def good(**k): return part(1, **k), part(2, **k), part(3, **k)
 def leaky(): return part(1), part(2), part(1)
 def uneven(): return part(1), part(2), part(3, shape=(6,))
 def unlabelled(): return [[x for x, _ in part(s)] for s in (1, 2, 3)]
+def mislabelled(): return part(1, high=4), part(2), part(3)
+def relabelled(): return part(1, low=1, high=3), part(2), part(3)
 def linear(classes=3): return nn.Linear(5, classes)
 class Pair(nn.Module):
     def __init__(self):
@@ -53,6 +55,7 @@ class Nan(Pair):
     def forward(self, x): return self.linear(x) * float("nan")
 def score(predict, batches): return 0.5
 def loss(outputs, targets): return torch.tensor(7.0)
+def bad_loss(outputs, targets): return outputs @ targets
 """
 
 
@@ -120,6 +123,8 @@ def test_other_data_are_another_task(folder: Path) -> None:
     assert load_task(job).fingerprint == first
     job["task"]["data"]["train_count"] = 9
     assert load_task(job).fingerprint != first
+    job["task"]["data"] = {"kind": "code.py:relabelled"}  # the same examples
+    assert load_task(job).fingerprint != first
 
 
 def test_from_a_file_with_the_line_at_fault(folder: Path) -> None:
@@ -129,7 +134,7 @@ def test_from_a_file_with_the_line_at_fault(folder: Path) -> None:
         "  data: {kind: 'code.py:good'}\n"
     )
     told = refusal(file)
-    assert told.startswith(f"{file}:5: task.data: labels of 'search' run from 0 to 2, the network")
+    assert told.startswith(f"{file}:5: task.data: labels of 'train' run from 0 to 2, the network")
     file.write_text(file.read_text().replace("classes: 2", "classes: 3"))
     assert load_task(file).name == "custom"
     assert load_task(str(file)).score.name == "accuracy"
@@ -143,6 +148,9 @@ def test_scores_by_name(folder: Path) -> None:
     assert own.score.measure(own.network_predict, own.search).values == {"accuracy": 0.5}
     loss = load_task(custom(folder, loss="code.py:loss"))
     assert loss.score.measure(loss.network_predict, loss.search).values["loss"] == 7.0
+    wrong = load_task(custom(folder, loss="code.py:bad_loss"))
+    with pytest.raises(InputError, match="^task.loss: it raised RuntimeError: .*; correct it$"):
+        wrong.score.measure(wrong.network_predict, wrong.search)
     assert "unknown score 'acuracy'" in refusal(custom(folder, score="acuracy"))
     assert "use score: fidelity" in refusal(custom(folder, data="unlabelled"))
 
@@ -155,10 +163,13 @@ def test_what_does_not_fit_is_told(folder: Path) -> None:
     assert "outputs hold NaN" in refusal(custom(folder, "Nan"))
     assert "12 of 'evaluate' are also in 'train'" in refusal(custom(folder, data="leaky"))
     assert "inputs of 'evaluate' are [6], of 'train' [5]" in refusal(custom(folder, data="uneven"))
-    assert "labels of 'search' run from -1 to 1" in refusal(
+    assert "labels of 'train' run from -1 to 1" in refusal(
         custom(folder, args={"low": -1, "high": 2})
     )
-    assert "labels of 'search' run from 0 to 9, the network has 5 outputs" in refusal(
+    assert "labels of 'train' run from 0 to 3, the network has 3 outputs" in refusal(
+        custom(folder, data="mislabelled")
+    )
+    assert "labels of 'train' run from 0 to 9, the network has 5 outputs" in refusal(
         with_task(model_args=NET | {"classes": 5})
     )
     one = with_task(model_args=NET | {"classes": 1})
@@ -167,6 +178,19 @@ def test_what_does_not_fit_is_told(folder: Path) -> None:
     assert "has no 'plain_cn'; did you mean 'plain_cnn'?" in refusal(
         with_task(model="paretune.tasks.vision:plain_cn")
     )
+
+
+def test_what_the_training_after_the_search_needs_is_looked_up_at_once(folder: Path) -> None:
+    job = custom(folder)
+    for recover, message in (
+        ({"augment": "code.py:flp"}, "recover.augment: 'code.py' has no 'flp'"),
+        ({"augment": "absent.py:flip"}, "recover.augment: no such file"),
+        ({"features": ["wieght"]}, "recover.features[0]: no module named 'wieght'"),
+    ):
+        assert message.replace("code.py", f"{folder}/code.py") in refusal(
+            job | {"recover": recover}
+        )
+    assert load_task(job | {"recover": {"method": "none", "features": ["wieght"]}})
 
 
 def test_loading_digits_is_quick() -> None:

@@ -107,6 +107,7 @@ def test_what_is_wrong_with_a_factory_is_told(net_file: Path) -> None:
     assert "has no parameters" in refusal("net.py:empty", folder=here)
     assert "cannot be moved to the CPU" in refusal("net.py:meta", folder=here)
     assert "unexpected keyword argument" in refusal("net.py:make", {"depth": 3}, here)
+    assert "unexpected keyword argument 'spec'" in refusal("net.py:make", {"spec": 3}, here)
     assert "is not module:callable" in refusal("make")
     assert "is not a module's name" in refusal("a b:make")
     assert "there is no depth 21; known: 20, 32" in refusal(

@@ -61,6 +61,12 @@ def test_top1_agrees_with_scikit_learn(logits, labels, batch: int) -> None:
     assert result.errors["loss"] == pytest.approx(each.std(ddof=1) / math.sqrt(COUNT), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_class_numbers_of_any_width(logits, labels, kind: torch.dtype) -> None:
+    want = Top1().measure(same, split_of(logits, labels)).values
+    assert Top1().measure(same, split_of(logits, labels.to(kind))).values == want
+
+
 def test_a_loss_of_the_users_own(logits, labels) -> None:
     def zero_one(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (outputs.argmax(1) != targets).float().mean()
@@ -123,6 +129,8 @@ def test_fidelity_is_refused_on_two_predicted_classes(logits) -> None:
 
     with pytest.raises(InputError, match="predicts 2 of 5 classes on 'search', too few"):
         Fidelity(two).measure(two, split_of(logits))
+    few = DatasetSplit("screen 0", _Pairs(logits, None), "here")  # a slice of a split
+    assert Fidelity(two).measure(two, few).values["fidelity"] == 1.0
 
 
 def test_a_score_of_the_users_own(logits, labels) -> None:

@@ -120,10 +120,21 @@ class _Stream(IterableDataset):
         yield torch.zeros(2)
 
 
+class _Flipped:
+    """Random augmentation in the data set itself."""
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((2,), float(index)) + torch.rand(1)
+
+
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
         ([], "'train' holds no examples"),
+        (_Flipped(), "example 0 of 'train' differs when read again; leave random augmentation"),
         (_Stream(), "give a dataset with len and"),
         (_Broken(), "example 2 of 'train' raised ValueError: no such image"),
         ([torch.zeros(2), torch.zeros(3)], r"example 1 of 'train' is \[3\], the first is \[2\]"),
@@ -131,6 +142,10 @@ class _Stream(IterableDataset):
         ([torch.zeros(2, dtype=torch.uint8)], "is a torch.uint8 tensor; return a float tensor"),
         (["text"], "is a str"),
         ([(torch.zeros(2), 1), torch.zeros(2)], "differs in having a target"),
+        (
+            [(torch.zeros(2), torch.zeros(3)), (torch.ones(2), torch.zeros(4))],
+            "example 1 of 'train' differs in having a target, or in its target's shape",
+        ),
         ([(torch.zeros(2), "cat")], "the target of example 0 of 'train' is no number"),
     ],
 )

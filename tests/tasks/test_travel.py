@@ -1,7 +1,9 @@
 """A packed task is the task: same network, same examples, same fingerprint, nothing loaded anew."""
 
+import pytest
 import torch
 
+from paretune.errors import InputError
 from paretune.tasks.load import load_task
 from paretune.tasks.travel import pack_task
 
@@ -32,3 +34,6 @@ def test_a_packed_task_equals_the_task(tmp_path):
             assert torch.equal(a, c) and torch.equal(b, d)
     images = task.train.images.nbytes
     assert path.stat().st_size < 1.5 * images + 100_000  # shared by the splits, once in the file
+    wider = {**DIGITS["task"], "model_args": {**DIGITS["task"]["model_args"], "convs": 5}}
+    with pytest.raises(InputError, match="the network built here is another than the packed one"):
+        load_task({**DIGITS, "task": wider}, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +12,6 @@ from torch.nn import functional as F
 from paretune.errors import InputError
 from paretune.tasks.load import load_task
 from paretune.tasks.vision import PadShortcut, cifar_resnet, plain_cnn, vgg16_bn_cifar
-
-DATA = os.environ.get("PARETUNE_DATA")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def parameters(network: nn.Module) -> int:
@@ -108,31 +96,30 @@ def test_impossible_networks_are_refused(build) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not DATA, reason="PARETUNE_DATA names no folder with CIFAR-10")
 @pytest.mark.parametrize(
     ("depth", "percent"), [(20, 91.48), pytest.param(56, 93.36, marks=pytest.mark.slow)]
 )
-def test_given_weights_score_as_published(depth: int, percent: float, one_thread: None) -> None:
+def test_given_weights_score_as_published(depth: int, percent: float, data_folder: Path) -> None:
     task = load_task(
         {
             "name": f"resnet{depth}",
             "task": {
                 "model": "paretune.tasks.vision:cifar_resnet",
                 "model_args": {"depth": depth},
-                "weights": f"${{PARETUNE_DATA}}/cifar10_resnet{depth}.safetensors",
+                "weights": f"{data_folder}/cifar10_resnet{depth}.safetensors",
                 "data": {
                     "kind": "imagefolder",
-                    "train": "${PARETUNE_DATA}/train",
+                    "train": f"{data_folder}/train",
                     "train_count": 64,
                     "search": 1000,
-                    "evaluate": "${PARETUNE_DATA}/val",
+                    "evaluate": f"{data_folder}/val",
                     "mean": [0.485, 0.456, 0.406],
                     "std": [0.229, 0.224, 0.225],
                 },
             },
         }
     )
-    assert Path(DATA or "").is_dir() and len(task.train) == 64
+    assert len(task.train) == 64
     right = 0.0
     for split in (task.search, task.evaluate):
         result = task.score.measure(task.network_predict, split)

@@ -242,3 +242,17 @@ def test_torchvision_weights_from_the_local_store(monkeypatch, tmp_path) -> None
     net = torchvision.models.squeezenet1_1()
     load_weights(net, "torchvision:IMAGENET1K_V1", "here", "torchvision:squeezenet1_1")
     assert all(torch.equal(t, source.state_dict()[n]) for n, t in net.state_dict().items())
+
+
+def test_code_in_the_local_store_is_refused_and_not_run(monkeypatch, tmp_path) -> None:
+    from torchvision.models import ResNet18_Weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    store = tmp_path / "hub" / "checkpoints"
+    store.mkdir(parents=True)
+    code = _Runs()
+    code.canary = tmp_path / "canary"
+    torch.save({"a": code}, store / ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    told = refusal("torchvision:IMAGENET1K_V1", "torchvision:resnet18")
+    assert "holds code, not only weights" in told
+    assert not (tmp_path / "canary").exists()

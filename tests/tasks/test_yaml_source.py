@@ -50,12 +50,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("raw", "message"), REFUSED, ids=[m[:30] for _, m in REFUSED])
 def test_bad_text_is_refused_with_one_line(raw: bytes, message: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InputError) as caught:
         parse_yaml(raw, "job.yaml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_billion_laughs_stops_at_the_first_anchor() -> None:
@@ -159,13 +159,13 @@ _fragments = st.sampled_from(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(_fragments | st.text(max_size=4), max_size=40).map("".join))
 def test_any_text_gives_a_mapping_or_an_input_error(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         data, _ = parse_yaml(text.encode("utf-8", "surrogatepass"), "x")
         assert isinstance(data, dict)
     except InputError as error:
         assert "\n" not in str(error)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,6 +2,7 @@ import math
 import sqlite3
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from paretune.errors import EnvironmentFault, InputError
 from paretune.objectives.evaluation import Evaluation
 from paretune.spaces.plan import CompressionPlan, LayerChoice
+from paretune.tasks.yaml_source import read_yaml
+from paretune.trackers.job_copy import write_job
 from paretune.trackers.study import BASELINE, Ask, Study
 
 pytestmark = pytest.mark.usefixtures("without_optuna")
@@ -284,3 +287,9 @@ def test_what_makes_it_another_job(tmp_path, recorded):
     with Study.open(tmp_path / "s") as study:
         assert study.job == same
     assert "trials: 500" in (tmp_path / "s" / "job.yaml").read_text()
+
+
+def test_the_copy_of_a_job_is_one_that_is_read_back(tmp_path: Path) -> None:
+    job = {"name": "1e5", "task": {"model_args": {"a": "010", "b": [1, "~", 1e-5]}}}
+    write_job(tmp_path, job)
+    assert read_yaml(tmp_path / "job.yaml")[0] == job
