@@ -14,8 +14,6 @@ from .onnx_session import CUDA, open_session, require_runtime
 from .onnxruntime_cpu import OnnxRuntimeCpu
 from .timing import Clock
 
-WIDTHS = (8, 6, 4, 3, 2)
-
 
 class OnnxRuntimeCuda(OnnxRuntimeCpu):
     """The files of ``onnxruntime-cpu`` in float32, run by ONNX Runtime's CUDA provider.
@@ -33,9 +31,7 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     """
 
     name = "onnxruntime-cuda"
-    choices = Choices(
-        bits=((32, 32),), more_bits=tuple((w, 32) for w in WIDTHS), size_only_bits=WIDTHS
-    )
+    choices = Choices(bits=((32, 32),), more_bits=tuple((w, 32) for w in (8, 6, 4, 3, 2)))
     provider = CUDA
     device = "cuda"
 
