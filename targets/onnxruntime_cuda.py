@@ -19,8 +19,9 @@ class OnnxRuntimeCuda(OnnxRuntimeCpu):
     """The files of ``onnxruntime-cpu`` in float32, run by ONNX Runtime's CUDA provider.
 
     That provider has no 8-bit convolutions (their nodes would go back to the CPU one by one), so
-    activations stay float32; weights of fewer bits make the file smaller, not faster. A file that
-    the provider does not take is an error, never a silent run on the CPU.
+    activations stay float32; weights of fewer bits make the file smaller, not faster. A session
+    without the provider is an error, never a silent run on the CPU; single operators that it lacks
+    are computed on the CPU, and the way there and back is timed with the rest.
 
     A timed call is what ``session.run`` on NumPy arrays takes by the wall clock: the batch goes to
     the GPU, is computed, and the outputs come back, as for ``torch-cuda``.
