@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CandidateError
+from ..errors import CandidateError, EnvironmentFault
 from ..targets.wire import LONGEST_LINE, pack, unpack
 from .child import read_frame, write_frame
 from .graph import inspect
@@ -61,7 +62,11 @@ class Bench:
             self._turn.release()
 
     def store(self, digest: str, data: bytes) -> None:
-        """Keep a model. Raises CandidateError where it is not what its hash says, or is refused."""
+        """Keep a model.
+
+        Raises CandidateError where it is not what its hash says, or is refused; EnvironmentFault
+        where it cannot be written.
+        """
         if hashlib.sha256(data).hexdigest() != digest:
             raise CandidateError("model: its bytes do not have the hash that was said")
         if digest in self._models:
@@ -70,9 +75,17 @@ class Bench:
         while self._models and sum(self._models.values()) + len(data) > self.limits.store_bytes:
             oldest, _ = self._models.popitem(last=False)
             self._path(oldest).unlink(missing_ok=True)
-        handle = os.open(self._path(digest), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        path = self._path(digest)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise EnvironmentFault(
+                f"model: the board cannot store it ({error.strerror}); make room, or restart it"
+            ) from error
         self._models[digest] = len(data)
 
     def measure(
@@ -88,11 +101,10 @@ class Bench:
 
         Raises Unknown, or CandidateError with what went wrong in the process.
         """
-        self._known(baseline)
         job = {
             "job": "measure",
             "candidate": str(self._known(candidate)),
-            "baseline": str(self._path(baseline)),
+            "baseline": str(self._known(baseline)),
             "threads": threads,
             "seconds": seconds,
             "states": states,
@@ -105,7 +117,10 @@ class Bench:
         return fields
 
     def predict(self, model: str, inputs: np.ndarray, threads: int) -> np.ndarray:
-        """Outputs for a batch; a model's process is kept for the next batch of the same model."""
+        """Outputs for a batch; a model's process is kept for the next batch of the same model.
+
+        For a while: the limit of CPU time is of the whole process.
+        """
         path, key = self._known(model), (model, threads)
         child = self._predicting.pop(key, None) or Child(self.folder, self.limits, threads)
         job = {"job": "predict", "model": str(path), "threads": threads}
@@ -114,7 +129,10 @@ class Bench:
         except BaseException:
             child.end()
             raise
-        self._predicting[key] = child
+        if child.worked_s < self.limits.wall_s:  # enough is left for a job of the longest
+            self._predicting[key] = child
+        else:
+            child.end()
         while len(self._predicting) > KEPT_CHILDREN:
             self._predicting.popitem(last=False)[1].end()
         if outputs is None:
@@ -132,17 +150,22 @@ class Bench:
         return self.folder / f"{digest}.onnx"
 
     def _known(self, digest: str) -> Path:
-        if digest not in self._models:
+        path = self._path(digest)
+        if digest not in self._models or not path.is_file():
+            self._models.pop(digest, None)  # a cleaner of temporary folders may have been here
             raise Unknown(digest)
         self._models.move_to_end(digest)
-        return self._path(digest)
+        return path
 
 
 class Child:
-    """One disposable process; killed with its group when a job takes longer than the limit."""
+    """One disposable process; killed with its group when a job takes longer than the limit.
+
+    worked_s: seconds that its jobs took so far. Raises EnvironmentFault where none can be started.
+    """
 
     def __init__(self, folder: Path, limits: Limits, threads: int) -> None:
-        self._limits = limits
+        self._limits, self.worked_s = limits, 0.0
         lifeline, self._alive = os.pipe()
         path = [os.path.abspath(entry) for entry in sys.path if entry]
         keep = ("LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
@@ -161,6 +184,11 @@ class Child:
                 pass_fds=(lifeline,),
                 start_new_session=True,
             )
+        except OSError as error:
+            os.close(self._alive)
+            raise EnvironmentFault(
+                f"model: the board can start no process ({error.strerror})"
+            ) from error
         finally:
             os.close(lifeline)
         cpu_s = 2 * limits.wall_s * threads + 60
@@ -186,12 +214,14 @@ class Child:
 
         deadline = threading.Timer(self._limits.wall_s, stop)
         deadline.start()
+        begin = time.monotonic()
         try:
             self._send(pack(job, inputs))
             most = self._limits.body_bytes + 2 * LONGEST_LINE
             answer = read_frame(self._process.stdout, most) if self._process.stdout else None
         finally:
             deadline.cancel()
+            self.worked_s += time.monotonic() - begin
         if answer is None:
             self._kill()
             code = self._process.wait()

@@ -7,7 +7,6 @@ out its answer. A frame is eight bytes of length and a message (see targets/wire
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import threading
@@ -21,8 +20,8 @@ import numpy as np
 
 from ..errors import CandidateError
 from ..targets.onnx_session import one_line, open_session, require_runtime
-from ..targets.speed_states import SpeedStates
-from ..targets.timing import Effort, compare, learn_states
+from ..targets.speed_states import SpeedStates, what_is_timed
+from ..targets.timing import compare_in_states
 from ..targets.timing_result import Timing
 from ..targets.wire import pack, unpack
 
@@ -98,21 +97,12 @@ def measure(
     known: states learned before (JSON); they are used if they are those of this baseline, batch
     and thread count, else learned anew. Raises CandidateError naming the model that does not run.
     """
-    shape = "x".join(map(str, batch.shape))
-    of = f"{hashlib.sha256(baseline).hexdigest()[:16]} {shape} threads={threads}"
     base_call = _call(open_session(baseline, threads, where="baseline"), batch, "baseline")
     call = _call(open_session(candidate, threads, where="candidate"), batch, "candidate")
     clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
-    effort = Effort(seconds=seconds, most_seconds=2 * seconds)
     states = None if known is None else SpeedStates.from_json(known, "states")
-    if states is None or states.of != of:
-        states = learn_states(base_call, of=of, seconds=seconds, clock=clock)
-    timing = compare(call, base_call, states=states, effort=effort, clock=clock)
-    if timing.unstable:
-        states = learn_states(base_call, of=of, seconds=seconds, clock=clock)
-        timing = compare(call, base_call, states=states, effort=effort, clock=clock)
-    if timing.share > 0.5 and 0 <= timing.state != states.reference:
-        states = replace(states, reference=timing.state)
+    of = what_is_timed(baseline, batch.shape, threads)
+    timing, states = compare_in_states(call, base_call, states, of=of, seconds=seconds, clock=clock)
     notes = {**timing.notes, "threads": threads, "batch": len(batch)}
     return replace(timing, notes=notes), states
 

@@ -41,6 +41,8 @@ def run_agent(
     Raises InputError, or EnvironmentFault where the address cannot be had.
     """
     require_runtime()
+    if memory_mb < 1:
+        raise InputError("--memory-mb", f"expected a positive number, got {memory_mb}", "")
     local = _is_loopback(bind)
     if (cert is None) != (key is None):
         raise InputError("--cert and --key", "one is given without the other", "give both")

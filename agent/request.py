@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..targets.wire import is_digest
+from ..targets.wire import TIMINGS, is_digest
 from .limits import Limits
 
 
@@ -45,8 +45,8 @@ class Fields:
         return value
 
     def seconds(self) -> float:
-        """How long to measure: within a quarter of the wall limit, learning and doubt included."""
-        value, most = self._fields.get("seconds", 2.0), self._limits.wall_s / 8
+        """How long to measure: learning and doubt included, it must end before the wall limit."""
+        value, most = self._fields.get("seconds", 2.0), self._limits.wall_s / TIMINGS
         if type(value) not in (int, float) or not 0 < value <= most:
             raise Refusal(400, f"seconds: more than 0 and at most {most:g} are allowed")
         return float(value)

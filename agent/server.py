@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler
 from importlib import metadata
 from typing import Any
 
-from ..errors import CandidateError, ParetuneError
+from ..errors import EnvironmentFault, ParetuneError
 from ..targets.cpu import cpu_features
 from ..targets.onnx_session import require_runtime
 from ..targets.wire import PROTOCOL, WireError, is_digest, pack, unpack
@@ -137,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
             status, body = 423, pack({"error": "another job is being done"})
         except Unknown:
             status, body = 404, pack({"error": "unknown model; send it"})
-        except (CandidateError, ParetuneError) as error:
+        except EnvironmentFault as error:
+            status, body = 507, pack({"error": str(error)})
+        except ParetuneError as error:
             status, body = 422, pack({"error": str(error)})
         except WireError as error:
             status, body = 400, pack({"error": str(error)})

@@ -111,7 +111,7 @@ def parse_objectives(job: Job) -> tuple[Objective, ...]:
             raise InputError(
                 job.where(f"objectives[{i}]"), f"{name!r} is listed twice", "remove one"
             )
-        check_measurable([name], job.where(f"objectives[{i}]"))
+        check_measurable([name], job.where(f"objectives[{i}]"), target_names(job))
     return found
 
 
@@ -121,8 +121,9 @@ def _objective(job: Job, item: Any, where: str) -> Objective:
         return Objective.parse(item, where)
     known = value_names(job)
     if isinstance(item, str) and item in known and item not in QUANTITIES:
-        targets = [str(job.target.name), *job.target.also]
-        (owner,) = [t for t in targets if item == f"{quantity_name(item)}_{target_suffix(t)}"]
+        (owner,) = [
+            t for t in target_names(job) if item == f"{quantity_name(item)}_{target_suffix(t)}"
+        ]
         return Objective(item, {"target": owner})
     objective = Objective.parse(item, where)
     if objective.name in SHARED:
@@ -138,11 +139,16 @@ def _objective(job: Job, item: Any, where: str) -> Objective:
     return Objective(f"{objective.name}_{end}", objective.options)
 
 
+def target_names(job: Job) -> list[str]:
+    """The job's targets, the first one first."""
+    return [str(job.target.name or "onnxruntime-cpu"), *job.target.also]
+
+
 def value_names(job: Job) -> list[str]:
     """The names of values that a job's conditions may use."""
     if not job.target.also:
         return list(QUANTITIES)
-    ends = [target_suffix(t) for t in (str(job.target.name), *job.target.also)]
+    ends = [target_suffix(t) for t in target_names(job)]
     return [n for q in QUANTITIES for n in ([q] if q in SHARED else [f"{q}_{e}" for e in ends])]
 
 
@@ -153,19 +159,19 @@ def parse_constraints(job: Job) -> tuple[Expression, ...]:
     for i, text in enumerate(job.constraints):
         where = job.where(f"constraints[{i}]")
         found.append(Expression.parse(text, where, known))
-        check_measurable(found[-1].names, where)
+        check_measurable(found[-1].names, where, target_names(job))
     return tuple(found)
 
 
 def parse_target(job: Job) -> Target:
     """The job's (first) target, with its options."""
-    return _target(job, str(job.target.name or "onnxruntime-cpu"))
+    return _target(job, target_names(job)[0])
 
 
 def parse_targets(job: Job) -> list[Target]:
     """All of the job's targets, the first one first. Raises InputError on an unknown one."""
     for name in job.target.options:
-        known = [str(job.target.name), *job.target.also]
+        known = target_names(job)
         if name not in known:
             place = job.where("target.options")
             raise InputError(place, f"{name!r} is no target of this job", nearest(name, known))

@@ -22,9 +22,20 @@ def asked_resources(names: Collection[str]) -> tuple[str, ...]:
     return tuple(resource for resource in RESOURCES if resource in quantities)
 
 
-def check_measurable(names: Collection[str], where: str = "objectives") -> None:
-    """Raises InputError for a quantity that cannot be measured on this machine."""
+def check_measurable(
+    names: Collection[str], where: str = "objectives", targets: Collection[str] = ()
+) -> None:
+    """Raises InputError for a quantity that cannot be measured on this machine, or not of one of
+    the ``targets``: memory and energy are those of this machine's processor."""
     asked = asked_resources(names)
+    elsewhere = [t for t in targets if t.startswith("remote:") or t.endswith("-cuda")]
+    for quantity in set(asked) & {"peak_memory_bytes", "energy_mj"} if elsewhere else ():
+        raise InputError(
+            where,
+            f"{quantity} is not available of {elsewhere[0]!r}, which does not run on this "
+            "machine's processor",
+            "leave it out",
+        )
     if "energy_mj" in asked and not energy_counters():
         raise InputError(
             where,

@@ -69,6 +69,9 @@ class Board:
         cpu = said.get("cpu")
         texts = [said.get("onnxruntime"), said.get("system"), said.get("version")]
         known = isinstance(cpu, dict) and {"architecture", "model", "flags"} <= set(cpu)
+        limits = said.get("limits")
+        bounds = [limits.get(k) for k in ("threads", "wall_s")] if isinstance(limits, dict) else []
+        known &= len(bounds) == 2 and all(type(bound) in (int, float) for bound in bounds)
         protocol, version = said.get("protocol"), str(said.get("version"))[:40]
         if protocol != PROTOCOL:
             old = not isinstance(protocol, int) or protocol < PROTOCOL
@@ -113,6 +116,8 @@ class Board:
                 connection.request(method, path, body or None, headers)
             answer = connection.getresponse()
             data = answer.read(MOST_ANSWER)
+            if answer.length:  # of what was announced; a read of a given size does not complain
+                raise http.client.IncompleteRead(data, answer.length)
             status = answer.status
         except (OSError, http.client.HTTPException) as error:
             raise Vanished(f"{self.address}: the connection broke ({_reason(error)})") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +62,7 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
         )
     try:
         states = SpeedStates.from_json(fields.get("states"), "its speed states")
-    except (InputError, TypeError, ValueError) as problem:
+    except (InputError, TypeError, ValueError, OverflowError) as problem:
         raise ImpossibleAnswer(str(problem)[:200]) from None
     for level in states.levels_ms:
         if not SHORTEST_MS <= level <= LONGEST_MS:
@@ -80,7 +79,7 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
 
 def _number(said: Mapping[str, Any], name: str, least: float, most: float) -> float:
     value = said[name]
-    if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
+    if type(value) not in (int, float) or not least <= value <= most:  # nor is NaN
         raise ImpossibleAnswer(f"{name} is {value!r:.40}")
     return float(value)
 

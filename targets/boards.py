@@ -118,7 +118,10 @@ class Boards:
         """Know a board's status before it is given work; it may be another one than before."""
         if standing.status is not None:
             return
-        status = standing.board.status()
+        try:
+            status = standing.board.status()
+        except Vanished as error:  # it had no job yet: an SSH tunnel without its board is like that
+            raise Unreachable(str(error)) from error
         standing.rest_s = FIRST_REST_S
         kind = _kind(status)
         if self.status and kind != _kind(self.status):

@@ -14,6 +14,7 @@ from .target import Target
 
 TARGETS: dict[str, str] = {
     "onnxruntime-cpu": "onnxruntime_cpu:OnnxRuntimeCpu",
+    "onnxruntime-cuda": "onnxruntime_cuda:OnnxRuntimeCuda",
     "openvino-cpu": "openvino_cpu:OpenVinoCpu",
     "torch-cpu": "torch_eager:TorchCpu",
     "torch-cuda": "torch_eager:TorchCuda",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -14,9 +13,9 @@ import numpy as np
 
 from ..errors import CandidateError, InputError
 from .cpu import cpu_features
-from .speed_states import SpeedStates
+from .speed_states import SpeedStates, what_is_timed
 from .target import Bits, Grid, Runtime, Timing
-from .timing import Clock, Effort, compare, learn_states
+from .timing import Clock, compare_in_states
 
 Run = Callable[[np.ndarray], np.ndarray]
 """A loaded file: float32 inputs (n, ...) -> outputs (n, ...)."""
@@ -36,6 +35,8 @@ class ClockedTarget:
 
     name = ""
     format = ""
+    device = "cpu"
+    """What timings exclude each other on: the runtimes of one processor share it."""
 
     def __init__(
         self,
@@ -92,35 +93,29 @@ class ClockedTarget:
     def load(self, path: Path, threads: int = 1) -> Runtime:
         """The file, ready to run. Raises CandidateError when the runtime refuses it."""
         path = Path(path)
-        return _Loaded(self._open(read_file(path), threads, None, path.name), path.name)
+        run = self._open(read_file(path), threads, None, path.name)
+        return _Loaded(run, path.name, max(PREDICT_BATCH, self.batch))
 
     def time(self, path: Path, baseline: Path, inputs: np.ndarray) -> Timing:
         """Latency of ``path`` beside ``baseline`` for ``self.batch`` of the ``inputs``.
 
         Fewer inputs than that are repeated. The speed states of the machine are learned from the
-        baseline on the first call and kept in ``self.states``; the state that comparisons are
-        made in changes when the machine has mostly gone over to another one, and all are learned
-        again when it has drifted so far that nothing fits them.
+        baseline on the first call and kept in ``self.states`` (see ``timing.compare_in_states``).
+        Only ratios of one ``Timing.state`` (and one set of levels, in the notes) are strictly
+        comparable.
         """
         if len(inputs) == 0:
             raise InputError("inputs", "no example to time with", "give at least one")
         places = np.arange(self.batch) % len(inputs)
         batch = np.ascontiguousarray(inputs[places], dtype=np.float32)
         base_call, of = self._baseline_call(Path(baseline), batch)
-        path, clock = Path(path), self._clock
+        path = Path(path)
         run = self._open(read_file(path), self.threads, len(batch), path.name)
         call = _call(run, batch, path.name)
-        effort = Effort(seconds=self.seconds, most_seconds=2 * self.seconds)
-        if self.states is None or self.states.of != of:
-            self.states = learn_states(base_call, of=of, seconds=self.seconds, clock=clock)
-        timing = compare(call, base_call, states=self.states, effort=effort, clock=clock)
-        if timing.unstable:
-            self.states = learn_states(base_call, of=of, seconds=self.seconds, clock=clock)
-            timing = compare(call, base_call, states=self.states, effort=effort, clock=clock)
-        if timing.share > 0.5 and 0 <= timing.state != self.states.reference:
-            self.states = replace(self.states, reference=timing.state)
-        notes = {**timing.notes, "threads": self.threads, "batch": self.batch}
-        return Timing(**{**vars(timing), "notes": notes})
+        timing, self.states = compare_in_states(
+            call, base_call, self.states, of=of, seconds=self.seconds, clock=self._clock
+        )
+        return replace(timing, notes={**timing.notes, "threads": self.threads, "batch": self.batch})
 
     def _baseline_call(self, path: Path, batch: np.ndarray) -> tuple[Callable[[], object], str]:
         """A call of the baseline (it stays loaded for the next candidate), and what it is."""
@@ -128,8 +123,7 @@ class ClockedTarget:
         key = (str(path.resolve()), state and (state.st_size, state.st_mtime_ns), batch.shape)
         if self._baseline is None or self._baseline[0] != key:
             data = read_file(path)
-            digest = hashlib.sha256(data).hexdigest()[:16]
-            of = f"{digest} {'x'.join(map(str, batch.shape))} threads={self.threads}"
+            of = what_is_timed(data, batch.shape, self.threads)
             run = self._open(data, self.threads, len(batch), path.name)
             self._baseline = (key, run, of)
         return _call(self._baseline[1], batch, path.name), self._baseline[2]
@@ -138,17 +132,18 @@ class ClockedTarget:
 class _Loaded:
     """A loaded file; ``predict`` takes any number of examples."""
 
-    def __init__(self, run: Run, where: str) -> None:
-        self._run, self._where = run, where
+    def __init__(self, run: Run, where: str, most: int) -> None:
+        self._run, self._where, self._most = run, where, most
 
     def predict(self, inputs: np.ndarray) -> np.ndarray:
-        """Outputs (n, ...) for float32 inputs (n, ...), computed 100 at a time."""
+        """Outputs (n, ...) for float32 inputs (n, ...), computed 100 at a time, or a whole batch
+        of the target where that is larger: its memory and energy are those of one call."""
         if len(inputs) == 0:
             raise InputError("inputs", "no example to predict", "give at least one")
         data = np.ascontiguousarray(inputs, dtype=np.float32)
-        starts = range(0, len(data), PREDICT_BATCH)
+        starts = range(0, len(data), self._most)
         try:
-            return np.concatenate([self._run(data[i : i + PREDICT_BATCH]) for i in starts])
+            return np.concatenate([self._run(data[i : i + self._most]) for i in starts])
         except CandidateError:
             raise
         except Exception as error:
@@ -159,6 +154,8 @@ def _call(run: Run, batch: np.ndarray, where: str) -> Callable[[], object]:
     """A call without arguments, tried once."""
     try:
         run(batch)
+    except CandidateError:
+        raise
     except Exception as error:
         raise CandidateError(f"{where}: it does not run ({brief(error)})") from error
     return lambda: run(batch)

@@ -30,7 +30,6 @@ from .target import Bits, Grid
 from .whole_file import write_bytes
 
 INSTALL = 'pip install "paretune[executorch]"'
-CALIBRATION_CHUNK = 16
 
 
 class ExecuTorchXnnpack(ClockedTarget):
@@ -45,7 +44,6 @@ class ExecuTorchXnnpack(ClockedTarget):
     name = "executorch-xnnpack"
     format = "pte"
     choices = Choices()
-    expensive = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -102,10 +100,12 @@ class ExecuTorchXnnpack(ClockedTarget):
             quantizer.set_module_name(layer, settings)
         prepared = prepare_pt2e(module, quantizer)
         size = self.batch
-        rows = np.concatenate([examples, examples[: -len(examples) % size]])
         with torch.no_grad():
-            for start in range(0, len(rows) - size + 1, size):
-                prepared(torch.from_numpy(rows[start : start + size]))
+            for start in range(0, len(examples), size):
+                places = np.arange(start, start + size) % len(
+                    examples
+                )  # the last batch: from the first
+                prepared(torch.from_numpy(examples[places]))
         return convert_pt2e(prepared)  # type: ignore[no-any-return]
 
     def _open(self, data: bytes, threads: int, batch: int | None, where: str) -> Run:

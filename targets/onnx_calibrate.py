@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from ..errors import CandidateError, InputError, nearest
 from .clipping import RANGES
@@ -158,10 +158,6 @@ def _tensors_of(model: ModelProto, nodes: set[str]) -> list[str]:
     infos = (*graph.input, *graph.output, *graph.value_info)
     floats = {v.name for v in infos if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     constant = {t.name for t in graph.initializer}
-    readers: dict[str, list[NodeProto]] = {v.name: [] for v in graph.output}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
     found: dict[str, None] = {}
     for node in graph.node:
         if node.name in nodes:

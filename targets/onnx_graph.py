@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-SMALL = 4096  # elements: a folded constant may be this large, or as large as its inputs
+SMALL = 4096  # elements of a folded constant that depends on a shape; others may be of any size
 BATCHES = (1, 2, 3)  # a shape that is the same for all three does not depend on the batch
 
 Run = Callable[[ModelProto, dict[str, np.ndarray], list[str]], list[np.ndarray]]

@@ -30,6 +30,7 @@ LEAST_RUNS, MOST_RUNS = 5, 200
 _WARM = 3
 _SUFFIX = re.compile(r"(_token_\d+|_nchwc|_quant|_kernel_time)$")
 _COMPUTING = ("Conv", "Gemm", "MatMul")
+_UNPACKING = ("DequantizeLinear", "Cast", "Sub", "Mul", "Reshape", "Transpose")  # of weights
 
 
 def layer_times(
@@ -135,13 +136,12 @@ def _stem(name: str) -> str:
 
 
 def _own(node: NodeProto, owners: dict[str, str], made: dict[str, NodeProto]) -> str | None:
-    """The layer whose weight a node reads, directly or through DequantizeLinear."""
+    """The layer whose weight a node reads, directly or through what unpacks it (see onnx_pack)."""
     if not any(word in node.op_type for word in _COMPUTING):
         return None
     for name in node.input:
-        source = made.get(name)
-        if source is not None and source.op_type == "DequantizeLinear":
-            name = source.input[0]
+        while name in made and made[name].op_type in _UNPACKING:
+            name = made[name].input[0]
         if name in owners and is_weight(name):
             return owners[name]
     return None

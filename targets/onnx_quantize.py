@@ -210,14 +210,21 @@ def given_ranges(model: ModelProto, held: Mapping[str, Held]) -> dict[str, tuple
             names = [node.output[0], *(behind[0].output if bounded else ())]
             found |= dict.fromkeys(names, held[node.name].output_range)
     makers = {name: node for node in model.graph.node for name in node.output}
+    outputs = {v.name for v in model.graph.output}
+
+    def same(node: NodeProto) -> bool:
+        """Whether the scale of a node's result is that of its input: a Relu or Clip whose input is
+        read elsewhere too does not vanish, and leaves the values that it cuts off to others."""
+        alone = len(readers[node.input[0]]) == 1 and node.input[0] not in outputs
+        return node.op_type in PASSING_OPS or (node.op_type in BOUNDED_OPS and alone)
+
     for node in model.graph.node:
         if node.name in held and held[node.name].input_range is not None:
             source: str | None = node.input[0]
-            while source is not None:  # back through what passes its input's scale on
+            while source is not None:  # back through what has, or vanishes into, the same scale
                 found[source] = held[node.name].input_range  # type: ignore[assignment]
                 maker = makers.get(source)
-                passing = maker is not None and maker.op_type in BOUNDED_OPS | PASSING_OPS
-                source = maker.input[0] if passing and maker is not None else None
+                source = maker.input[0] if maker is not None and same(maker) else None
     return found
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on the CPU: quiet, of a given number of threads, from bytes."""
+"""ONNX Runtime sessions: quiet, of a given number of threads, on one provider, from bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:  # sessions need no onnx, and a small board has none
     from onnx import GraphProto, ModelProto, TensorProto
 
 OPTIMISED, PLAIN = "ORT_ENABLE_ALL", "ORT_DISABLE_ALL"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def require_runtime() -> Any:
+def require_runtime(target: str = "onnxruntime-cpu") -> Any:
     """The onnxruntime module, its telemetry off (from 1.31 on it writes files and sends events).
 
     Raises InputError saying how to install it. ``ORT_DISABLE_TELEMETRY=0`` in the environment is
@@ -26,7 +27,7 @@ def require_runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise InputError(
-            "target 'onnxruntime-cpu'",
+            f"target {target!r}",
             f"onnxruntime is missing ({error})",
             'pip install "onnxruntime"',
         ) from error
@@ -34,12 +35,18 @@ def require_runtime() -> Any:
 
 
 def open_session(
-    data: bytes, threads: int = 1, level: str = OPTIMISED, where: str = "model"
+    data: bytes,
+    threads: int = 1,
+    level: str = OPTIMISED,
+    where: str = "model",
+    provider: str = CPU,
 ) -> Any:
-    """An ``onnxruntime.InferenceSession`` of a serialised model, on the CPU.
+    """An ``onnxruntime.InferenceSession`` of a serialised model.
 
     threads: of one operator (operators run one after another). level: of graph optimisation.
-    Raises CandidateError in one line, beginning with ``where``, when the runtime refuses it.
+    provider: where it runs; operators that another one than the CPU has not are left to the CPU.
+    Raises CandidateError in one line, beginning with ``where``, when the runtime refuses it, or
+    leaves the provider out (as it does, silently, where a library or a device is missing).
     """
     runtime = require_runtime()
     options = runtime.SessionOptions()
@@ -49,9 +56,14 @@ def open_session(
     options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     options.log_severity_level = 4
     try:
-        return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(
+            data, options, providers=list(dict.fromkeys((provider, CPU))), enable_fallback=0
+        )
     except Exception as error:
         raise CandidateError(f"{where}: ONNX Runtime refuses it ({one_line(error)})") from error
+    if session.get_providers()[0] != provider:
+        raise CandidateError(f"{where}: ONNX Runtime cannot use {provider} here")
+    return session
 
 
 def run_once(

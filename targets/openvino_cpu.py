@@ -49,7 +49,6 @@ class OpenVinoCpu(ClockedTarget):
     name = "openvino-cpu"
     format = "zip"
     choices = Choices()
-    expensive = False
 
     def __init__(self, *, precision: str = "float32", **options: Any) -> None:
         super().__init__(**options)
@@ -93,7 +92,8 @@ class OpenVinoCpu(ClockedTarget):
         try:
             model = self._core.read_model(onnx_model.SerializeToString())
         except Exception as error:
-            raise CandidateError(f"export: OpenVINO refuses it ({brief(error)})") from error
+            raise CandidateError(f"export: {_refusal(error)}") from error
+        _fold(model)
         _rename(model, kept)
         if layers:
             on_8_bits = set(place(onnx_model, layers).nodes)
@@ -161,6 +161,26 @@ class OpenVinoCpu(ClockedTarget):
             return np.array(request.get_output_tensor(0).data)
 
         return run
+
+
+def _fold(model: Any) -> None:
+    """Compute what is constant: weights that the reader left to be reshaped (those of grouped
+    convolutions) would count as activations for NNCF, and be stored as float32."""
+    from openvino.passes import ConstantFolding, Manager
+
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(model)
+
+
+def _refusal(error: Exception) -> str:
+    """Why OpenVINO does not read a model: the operators that it lacks, else its last words."""
+    summary = str(error).rpartition("Summary:")[2]
+    lacking = re.search(r"No conversion rule found for operations: *(.+)", summary)
+    if lacking:
+        names = re.sub(r"-\d+\b", "", lacking[1]).strip()  # without the operator set
+        return f"OpenVINO has no operator {names[:200]}"
+    return f"OpenVINO refuses it ({brief(Exception(summary))})"
 
 
 def _rename(model: Any, kept: set[str]) -> None:

@@ -23,7 +23,7 @@ from .onnxruntime_cpu import OnnxRuntimeCpu
 from .speed_states import SpeedStates
 from .target import Bits, Grid, Runtime, Timing
 from .token_file import read_token
-from .wire import pack
+from .wire import TIMINGS, pack
 
 PREFIX = "remote:"
 RUNTIMES = {"onnxruntime-cpu": OnnxRuntimeCpu}
@@ -91,9 +91,11 @@ class Remote:
             states=states,
             **options,
         )
-        most = self._status.get("limits", {}).get("threads", threads)
-        if threads > most:
-            raise InputError("threads", f"{threads} on a board that allows {most}", "")
+        limits = self._status["limits"]
+        allowed = {"threads": limits["threads"], "seconds": limits["wall_s"] / TIMINGS}
+        for option, wanted in (("threads", threads), ("seconds", seconds)):
+            if wanted > allowed[option]:
+                raise InputError(option, f"{wanted} on a board that allows {allowed[option]:g}", "")
         self.choices = self._exporter.choices
         self.threads, self.batch, self.seconds = threads, batch, seconds
         self.states = self._exporter.states

@@ -8,6 +8,7 @@ comparable only within one state.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -126,6 +127,12 @@ class SpeedStates:
             reference=int(reference or 0),
             of=str(data.get("of", "")),
         )
+
+
+def what_is_timed(baseline: bytes, shape: Sequence[int], threads: int) -> str:
+    """``SpeedStates.of`` for a baseline file, the shape of the batch and the threads."""
+    digest = hashlib.sha256(baseline).hexdigest()[:16]
+    return f"{digest} {'x'.join(map(str, shape))} threads={threads}"
 
 
 def _peaks(density: np.ndarray) -> list[int]:

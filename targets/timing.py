@@ -26,7 +26,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,33 @@ def compare(
         unstable=state is None or share == 0 or error > UNSURE * ratio,
         notes=notes,
     )
+
+
+def compare_in_states(
+    candidate: Call,
+    baseline: Call,
+    states: SpeedStates | None,
+    *,
+    of: str,
+    seconds: float,
+    clock: Clock,
+) -> tuple[Timing, SpeedStates]:
+    """:func:`compare` within the machine's speed states, and the states for the next comparison.
+
+    states: of an earlier comparison. They are learned from the baseline where there are none, where
+    they are of something else than ``of``, and once more where no round fits them. Their reference
+    changes when the machine has mostly gone over to another state. seconds: of one comparison.
+    """
+    effort = Effort(seconds=seconds, most_seconds=2 * seconds)
+    if states is None or states.of != of:
+        states = learn_states(baseline, of=of, seconds=seconds, clock=clock)
+    timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
+    if timing.unstable:
+        states = learn_states(baseline, of=of, seconds=seconds, clock=clock)
+        timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
+    if timing.share > 0.5 and 0 <= timing.state != states.reference:
+        states = replace(states, reference=timing.state)
+    return timing, states
 
 
 def learn_states(

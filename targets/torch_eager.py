@@ -33,8 +33,6 @@ class TorchCpu(ClockedTarget):
     name = "torch-cpu"
     format = "safetensors"
     choices = Choices(bits=((32, 32), (16, 16)))
-    expensive = False
-    device = "cpu"
     half = torch.bfloat16
 
     def __init__(self, *, compile: bool = False, **options: Any) -> None:

@@ -134,8 +134,9 @@ def _operator(name: str) -> Callable[..., Any]:
         and parts[0] == "aten"
         and (parts[1] in ATEN or parts[1].rstrip("_") in ATEN)
     ):
-        found: Callable[..., Any] = getattr(getattr(torch.ops.aten, parts[1]), parts[2])
-        return found
+        found = getattr(getattr(torch.ops.aten, parts[1]), parts[2], None)
+        if isinstance(found, torch._ops.OpOverload):  # a packet has methods besides
+            return found
     raise ProgramError(f"operator {str(name)[:60]!r} cannot be kept in a torch program")
 
 

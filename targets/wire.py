@@ -18,6 +18,9 @@ import numpy as np
 PROTOCOL = 1
 """Of the conversation; a searcher and an agent must speak the same."""
 DEFAULT_PORT = 8765
+TIMINGS = 8
+"""An agent's wall limit has room for so many times the ``seconds`` of a timing; at most two times
+that are spent on each of two timings, and once on each learning of the speed states before."""
 LONGEST_LINE = 65_536
 MOST_AXES = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -47,7 +50,10 @@ def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
         raise WireError(f"no line of JSON in the first {LONGEST_LINE:,} bytes")
     try:
         fields = json.loads(
-            message[:end].decode("utf-8"), parse_constant=_finite, parse_float=_finite
+            message[:end].decode("utf-8"),
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_whole,
         )
     except (ValueError, RecursionError) as error:
         raise WireError(f"the first line is not JSON ({type(error).__name__})") from None
@@ -70,6 +76,13 @@ def unpack(message: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
 def is_digest(text: object) -> bool:
     """Whether this is a SHA-256 in lower-case hexadecimal."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def _whole(text: str) -> int:
+    """A whole number that other arithmetic than Python's can hold too."""
+    if len(text) > 18:
+        raise ValueError(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -159,7 +159,22 @@ def honest_answer(draw: random.Random) -> tuple[dict[str, Any], float]:
 
 
 ODD: list[Any] = [
-    *(0, -1, 1, 1e-9, 1e9, 1e300, 2**70, float("nan"), float("inf"), -0.5, True, False, None),
+    *(
+        0,
+        -1,
+        1,
+        1e-9,
+        1e9,
+        1e300,
+        2**70,
+        10**400,
+        float("nan"),
+        float("inf"),
+        -0.5,
+        True,
+        False,
+        None,
+    ),
     *("", "1.0", "nan", [], {}, [1.0], {"a": 1}),
 ]
 

@@ -42,6 +42,22 @@ def test_energy_is_refused_where_the_machine_does_not_tell(
         parse_constraints(job)
 
 
+@pytest.mark.parametrize("quantity", ["energy_mj", "peak_memory_bytes"])
+@pytest.mark.parametrize("name", ["remote:https://board:8765", "torch-cuda"])
+def test_what_runs_elsewhere_is_not_measured_here(
+    name: str, quantity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "energy_counters", lambda: [Path("counter")])
+    monkeypatch.setattr(resources, "can_measure_memory", lambda: True)
+    here = {**JOB, "objectives": ["accuracy"], "constraints": [f"{quantity} < 5"]}
+    parse_constraints(load_job(here))
+    there = {"target": {"name": name}}
+    with pytest.raises(InputError, match=f"constraints.0.: {quantity} is not available of '{name}"):
+        parse_constraints(load_job({**here, **there}))
+    with pytest.raises(InputError, match=f"objectives.1.: {quantity} is not available of '{name}"):
+        parse_objectives(load_job({**JOB, **there, "objectives": ["accuracy", quantity]}))
+
+
 def test_energy_is_what_the_counters_grew_by(tmp_path: Path) -> None:
     counter = tmp_path / "intel-rapl:0" / "energy_uj"
     for name in ("intel-rapl:0", "intel-rapl:0:0"):

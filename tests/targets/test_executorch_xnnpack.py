@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from paretune.targets.catalogue import make_target
 from paretune.targets.target import Target
@@ -24,3 +26,14 @@ _spec.loader.exec_module(_suite)
 class TestExecuTorch(_suite.TargetConformance):
     def make_target(self) -> Target:
         return make_target("executorch-xnnpack", {"seconds": 0.5})
+
+
+def test_fewer_examples_than_a_batch_are_calibrated_with_all_the_same() -> None:
+    target = make_target("executorch-xnnpack", {"batch": 8})
+    examples = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    batch, network = torch.from_numpy(examples[np.arange(8) % 3]), _suite.small_network()
+    module = torch.export.export(network, (batch,)).module()
+    with torch.no_grad():
+        expected = network(batch)
+        given = target._quantized(module, [*_suite.LAYERS], examples)(batch)
+    assert (given - expected).abs().max() <= 0.1 * (expected.max() - expected.min())

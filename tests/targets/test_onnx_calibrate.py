@@ -16,7 +16,7 @@ from paretune.errors import CandidateError, InputError
 from paretune.targets.onnx_calibrate import calibrate
 from paretune.targets.onnx_export import export_model
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
-from paretune.targets.target import Bits
+from paretune.targets.target import Bits, Grid
 
 METHODS = {
     "minmax": (CalibrationMethod.MinMax, {}),
@@ -116,3 +116,33 @@ def test_a_file_with_other_ranges_stays_near_the_float_network(
     assert np.abs(given - expected).mean() <= 0.08 * (expected.max() - expected.min())
     with pytest.raises(InputError, match="ranges: unknown 'kl'"):
         OnnxRuntimeCpu(ranges="kl")
+
+
+@pytest.mark.parametrize("format", ["qoperator", "qdq"])
+def test_a_range_behind_a_relu_leaves_its_input_to_others(format: str, tmp_path: Path) -> None:
+    """The learned range of ``conv`` begins at zero; ``side`` reads the negative values too."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.conv = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+            self.side = nn.Conv2d(8, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.conv(torch.relu(x)) + self.side(x)
+
+    network = Branches().eval()
+    inputs = np.random.default_rng(0).standard_normal((32, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        top = float(torch.relu(network.stem(torch.from_numpy(inputs))).max())
+        expected = network(torch.from_numpy(inputs)).numpy()
+    weight = network.conv.weight.detach().numpy()
+    scale = np.abs(weight).reshape(8, -1).max(axis=1) / 64
+    grids = {"conv": Grid(scale.astype(np.float32), input_range=(0.0, top))}
+    target, path = OnnxRuntimeCpu(format=format), tmp_path / "a.onnx"
+    bits = {name: Bits(8, 8) for name in ("stem", "conv", "side")}
+    target.export(network, torch.from_numpy(inputs[:1]), bits, [inputs], path, grids)
+    off = np.abs(target.load(path).predict(inputs) - expected).max()
+    assert off <= 0.05 * (expected.max() - expected.min())

@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from paretune.errors import CandidateError
 from paretune.targets.onnx_layers import file_layers
 from paretune.targets.onnx_profile import layer_times
+from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
+from paretune.targets.target import Bits
 
 RNG = np.random.default_rng(0)
 SHAPES = {"big": (64, 64, 3, 3), "parts.0": (8, 64, 1, 1), "parts.1": (16, 8, 1, 1)}
@@ -55,6 +59,21 @@ def test_times_follow_the_work(path: Path) -> None:
     times, rest = layer_times(path, ["big", "parts"], batch=2, seconds=0.3)
     assert times["big"] > 3 * times["parts"] > 0  # 57 times the multiply-accumulates
     assert 0 < rest < times["big"]  # the activation at the end belongs to no layer
+
+
+@pytest.mark.parametrize("activation", [8, 32])
+@pytest.mark.parametrize("weight", [8, 4])
+def test_a_layer_of_few_bits_takes_its_own_time(
+    weight: int, activation: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(16, 64, 3), nn.ReLU(), nn.Conv2d(64, 16, 3)).eval()
+    inputs = RNG.standard_normal((4, 16, 16, 16)).astype(np.float32)
+    bits = {name: Bits(weight, activation) for name in ("0", "2")}
+    example = torch.from_numpy(inputs[:1])
+    OnnxRuntimeCpu().export(network, example, bits, [inputs], tmp_path / "a.onnx")
+    times, rest = layer_times(tmp_path / "a.onnx", ["0", "2"], seconds=0.1)
+    assert set(times) == {"0", "2"} and rest < sum(times.values())
 
 
 def test_what_is_no_model_is_refused_in_one_line(path: Path, tmp_path: Path) -> None:

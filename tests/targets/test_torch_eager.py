@@ -46,6 +46,8 @@ def test_a_transformer_survives_the_file() -> None:
         {"call": "os.system", "args": ["true"], "kwargs": {}},
         {"call": "aten.relu.default", "args": ["__import__('os')"], "kwargs": {}},
         {"call": "aten.relu.default", "args": [{"dtype": "Tensor"}], "kwargs": {}},
+        {"call": "aten.relu.__setattr__", "args": ["default", {"node": 0}], "kwargs": {}},
+        {"call": "aten.relu.overloads", "args": [], "kwargs": {}},
     ],
 )
 def test_a_file_cannot_name_anything_else(row: dict[str, object]) -> None:
