@@ -156,11 +156,12 @@ class FactorCache:
             return copy.deepcopy(self._kept[key])
         made = factorise(module, method, ranks, name)
         self._kept[key] = copy.deepcopy(made)
-        self._bytes += _size(made)
+        self._bytes += module_bytes(made)
         while self._bytes > self._most and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
+            self._bytes -= module_bytes(self._kept.popitem(last=False)[1])
         return made
 
 
-def _size(module: nn.Module) -> int:
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of its parameters."""
     return sum(p.numel() * p.element_size() for p in module.parameters())
