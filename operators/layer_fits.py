@@ -11,7 +11,6 @@ divergences, in a twentieth of its time), and most candidates find their layers 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .answers import Answers
-from .factorise import module_bytes
 from .metric import solve_right
+from .module_cache import ModuleCache
 from .reconstruct import RIDGE, Rank, across, factored, second_moments
 from .sampling import is_fitted
 
@@ -51,8 +50,7 @@ class LayerFits:
         self._network, self._answers = network, answers
         self._fit, self._whiten = fit, whiten
         self._moments = _moments(network, answers.first(EXAMPLES), inputs[:EXAMPLES])
-        self._made: OrderedDict[tuple[object, ...], nn.Module] = OrderedDict()
-        self._bytes, self._most = 0, most_bytes
+        self._made: ModuleCache[nn.Module] = ModuleCache(most_bytes)
 
     def __contains__(self, name: object) -> bool:
         return name in self._moments
@@ -71,15 +69,9 @@ class LayerFits:
         None. Raises CandidateError naming a layer whose ranks do not fit.
         """
         key = (name, tuple(lost_in), tuple(lost_out), rank)
-        if key in self._made:
-            self._made.move_to_end(key)
-            return copy.deepcopy(self._made[key])
-        made = self._make(name, copy.deepcopy(module), lost_in, lost_out, rank)
-        self._made[key] = made
-        self._bytes += module_bytes(made)
-        while self._bytes > self._most and len(self._made) > 1:
-            self._bytes -= module_bytes(self._made.popitem(last=False)[1])
-        return copy.deepcopy(made)
+        return self._made.get(
+            key, lambda: self._make(name, copy.deepcopy(module), lost_in, lost_out, rank)
+        )
 
     @torch.no_grad()
     def _make(

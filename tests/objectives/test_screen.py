@@ -118,6 +118,8 @@ def test_plans_are_ranked_as_what_is_carried_out(parts: tuple) -> None:
     for plan in drawn(problem.space, 16):
         layers = {n: replace(c, weight_bits=32, activation_bits=32) for n, c in plan.layers.items()}
         wide = CompressionPlan(plan.groups, layers)
+        if wide == problem.space.identity:
+            continue
         with torch.no_grad():
             want = compressor.original(inputs)
             outputs = {
