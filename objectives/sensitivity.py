@@ -24,7 +24,7 @@ from .divergence import divergence
 from .replay import Replay
 from .screen import Screen
 
-VERSION = 1
+VERSION = 2
 """Of the way damage is measured: tables of another one are measured anew."""
 EXAMPLES = 64
 FLOOR = 1e-6
@@ -176,9 +176,7 @@ class _Probe:
             self._replay.skip(work.network, changed)
             outputs = []
             hook = work.network.register_forward_hook(lambda _, __, out: outputs.append(out))
-            kind = self._screen.compressor.normalise
-            if family == "bits" or work.statistics:
-                kind = "none"
+            kind = "none" if family == "bits" else self._screen.compressor.normalise
             with reestimating(work.network, self._moments, work.lost, kind):
                 work.network(self._inputs)
             hook.remove()

@@ -12,18 +12,23 @@ _CHUNK = 64
 
 
 def output_means(network: nn.Module, layers: Collection[str], inputs: Tensor) -> dict[str, Tensor]:
-    """The mean of each layer's result, per output channel, over ``inputs`` (n, ...)."""
+    """The mean of each layer's result, per output channel, over ``inputs`` (n, ...); of a layer
+    that is called twice, of its first results."""
     sums: dict[str, Tensor] = {}
+    seen: set[str] = set()
     hooks = []
     for name in layers:
 
         def record(module: nn.Module, _: object, out: Tensor, name: str = name) -> None:
-            sums[name] = sums.get(name, 0) + _mean(module, out) * len(out)
+            if name not in seen:
+                seen.add(name)
+                sums[name] = sums.get(name, 0) + _mean(module, out) * len(out)
 
         hooks.append(network.get_submodule(name).register_forward_hook(record))
     try:
         with torch.no_grad():
             for part in torch.split(inputs, _CHUNK):
+                seen.clear()
                 network(part)
     finally:
         for hook in hooks:

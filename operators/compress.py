@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..spaces.attention import rewrite
-from ..spaces.plan import CompressionPlan, LayerChoice
-from ..spaces.shortcut import ShortcutConv, of_siblings
+from ..spaces.plan import CompressionPlan
+from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
-from ..spaces.surgery import cut
+from ..spaces.surgery import cut, lost_entries
 from ..targets.onnx_calibrate import LEAST_EXAMPLES
 from ..targets.target import Bits, Grid
 from ..tasks.compress_section import CompressSection
@@ -23,6 +23,8 @@ from .answers import record_answers
 from .evidence import weight_slopes
 from .factorise import FactorCache
 from .importance import Importances, channel_importance, gather
+from .layer_bits import bits_by_layer, choice_of, weighted_layers
+from .layer_fits import LayerFits
 from .normalise import input_moments, reestimating
 from .prune import choose_channels
 from .quantise import quantise
@@ -40,8 +42,6 @@ RECONSTRUCT_EXAMPLES = 256
 """Calibration inputs that layers are refitted on."""
 LEAST_RECONSTRUCT = 32
 """With fewer calibration inputs layers are left as they are: a fit would learn them by heart."""
-FEW_EXAMPLES = 48
-"""The same for a quick look (ResNet-20 with two narrow blocks: 0.15 points behind)."""
 
 
 @dataclass
@@ -49,8 +49,7 @@ class Compressed:
     """A network on its way through the steps.
 
     network: the compressed copy, eval mode. kept: channels that stay, of each group that was cut.
-    lost: output channels each module lost. statistics: buffers before a reconstruction. quick:
-    layers are refitted on few inputs.
+    lost: output channels each module lost. statistics: buffers before a reconstruction.
     bits: module name in ``network`` -> Bits, for every convolution and linear layer.
     grids: of the layers whose weights lie on one already, for the export.
     """
@@ -60,7 +59,6 @@ class Compressed:
     lost: dict[str, list[int]] = field(default_factory=dict)
     bits: dict[str, Bits] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
-    quick: bool = False
     grids: dict[str, Grid] = field(default_factory=dict)
 
 
@@ -132,6 +130,7 @@ class Compressor:
         """The same options and inputs on another network, e.g. one that was cut and recovered."""
         return Compressor(network, self._example, space, self._calibration, self.options)
 
+    @torch.inference_mode(False)
     def compress(self, plan: CompressionPlan, *, quantised: bool = True) -> Compressed:
         """A compressed copy of the network; with ``quantised`` False the weights are not rounded
         yet, for training. Raises CandidateError naming the layer that refuses."""
@@ -142,15 +141,16 @@ class Compressor:
                 step(self, plan, work)
         return work
 
+    @torch.inference_mode(False)
     def shape(self, plan: CompressionPlan) -> Compressed:
-        """The float32 form, with BatchNorm statistics left as they were for the caller to
-        re-estimate (unless layers are refitted, which does it). Quick: layers are refitted on
-        :data:`FEW_EXAMPLES` inputs."""
-        left = (Compressor._normalise, Compressor._refine, Compressor._quantise)
-        work = Compressed(copy.deepcopy(self.original), quick=True)
-        for step in STEPS:
-            if step not in left:
-                step(self, plan, work)
+        """A quick look at the float32 form: nothing is run, layers are refitted to the original's
+        inputs (:mod:`.layer_fits`) and BatchNorm statistics left for the caller to re-estimate.
+        Raises CandidateError naming the layer that refuses."""
+        plan = require(plan, self.space)
+        work = Compressed(copy.deepcopy(self.original))
+        self._prune(plan, work)
+        self._fit_layers(plan, work)
+        self._sparsify(plan, work)
         return work
 
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
@@ -159,13 +159,11 @@ class Compressor:
 
     def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
         for name, choice in plan.layers.items():
-            if choice.method is not None:
-                parent, _, leaf = name.rpartition(".")
-                module = work.network.get_submodule(name)
-                if self._answers is not None and is_fitted(module):
-                    continue  # fitted to the data, layer by layer, in the next step
+            module = work.network.get_submodule(name)
+            fitted = self._answers is not None and is_fitted(module)  # in the next step
+            if choice.method is not None and not fitted:
                 factors = self._factors.factorise(module, choice.method, choice.ranks, name)
-                setattr(work.network.get_submodule(parent), leaf, factors)
+                work.network.set_submodule(name, factors)
 
     def _reconstruct(self, plan: CompressionPlan, work: Compressed) -> None:
         """One pass over the calibration inputs: refit what changed, re-estimate BatchNorm too."""
@@ -174,19 +172,44 @@ class Compressor:
         if self._answers is None or self._inputs is None or not (work.lost or ranks):
             return
         work.statistics = {n: b.clone() for n, b in work.network.named_buffers()}
-        answers, inputs = self._answers, self._inputs
-        if work.quick:
-            answers, inputs = answers.first(FEW_EXAMPLES), inputs[:FEW_EXAMPLES]
         refit = Refit(
             work.network,
-            answers,
+            self._answers,
             {**self._readers(work), **ranks},
             work.lost,
             fit=self.options.reconstruct,
             whiten=self.options.whiten,
         )
         with refit, reestimating(work.network, self._moments, work.lost, self.normalise):
-            work.network(inputs)
+            work.network(self._inputs)
+
+    def _fit_layers(self, plan: CompressionPlan, work: Compressed) -> None:
+        """The quick form of the two steps before: no pass over the inputs."""
+        chosen = {n: c for n, c in plan.layers.items() if c.method is not None}
+        ranks = {n: Rank(str(c.method), c.ranks) for n, c in chosen.items()}
+        lost = lost_entries(self.space.groups, work.kept)
+        for name, rank in {**self._readers(work), **ranks}.items():
+            module = work.network.get_submodule(name)
+            if self._fits is not None and name in self._fits:
+                gone = lost.get((name, "in"), []), lost.get((name, "out"), [])
+                work.network.set_submodule(name, self._fits.layer(name, module, *gone, rank))
+            elif rank is not None:
+                factors = self._factors.factorise(module, rank.method, rank.ranks, name)
+                work.network.set_submodule(name, factors)
+
+    @cached_property
+    def _fits(self) -> LayerFits | None:
+        """Made with the first quick look."""
+        if self._answers is None or self._inputs is None:
+            return None
+        options = self.options
+        return LayerFits(
+            self.original,
+            self._answers,
+            self._inputs,
+            fit=options.reconstruct,
+            whiten=options.whiten,
+        )
 
     def _readers(self, work: Compressed) -> dict[str, Rank | None]:
         """Layers whose inputs lost channels, if layers are refitted."""
@@ -249,32 +272,6 @@ STEPS: tuple[Callable[[Compressor, CompressionPlan, Compressed], None], ...] = (
     Compressor._quantise,
 )
 """The order in which a plan is carried out; activations are rounded in the exported file only."""
-
-
-def weighted_layers(network: nn.Module) -> list[str]:
-    """Names of the convolutions and linear layers, which have bits."""
-    layers = (nn.Conv1d, nn.Conv2d, nn.Linear)
-    return [name for name, module in network.named_modules() if isinstance(module, layers)]
-
-
-def bits_by_layer(
-    plan: CompressionPlan, names: Iterable[str], shortcuts: Container[str]
-) -> dict[str, Bits]:
-    """Bits of each layer of a compressed network. shortcuts: names of its :class:`ShortcutConv`."""
-    chosen = {n: Bits(c.weight_bits, c.activation_bits) for n, c in plan.layers.items()}
-    out = {}
-    for name in names:
-        if name in shortcuts:
-            out[name] = of_siblings(name, chosen, Bits())
-        else:
-            owner = name if name in chosen else name.rpartition(".")[0]
-            out[name] = chosen.get(owner, Bits())
-    return out
-
-
-def choice_of(name: str, plan: CompressionPlan) -> LayerChoice:
-    """The choice of a layer, of the layer whose factor it is, or none."""
-    return plan.layers.get(name) or plan.layers.get(name.rpartition(".")[0]) or LayerChoice()
 
 
 def _check_calibration(inputs: Tensor, example: Tensor) -> None:

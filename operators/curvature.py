@@ -32,7 +32,7 @@ def output_curvature(network: nn.Module, inputs: Tensor, seed: int = 0) -> dict[
         if not out.requires_grad:
             out = out.detach().requires_grad_()
         made[name] = out
-        return out
+        return out.clone()  # what an activation may overwrite
 
     for name, module in network.named_modules():
         if is_sampled(module):

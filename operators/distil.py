@@ -64,5 +64,12 @@ class TrainingLoss:
         if self.loss is not None:
             return self.loss(outputs, targets)  # type: ignore[no-any-return]
         if targets.is_floating_point():
-            return F.mse_loss(outputs.float(), targets)
+            if outputs.numel() != targets.numel():
+                given, wanted = list(outputs.shape), list(targets.shape)
+                raise InputError(
+                    "recover",
+                    f"a batch of outputs has shape {given}, its labels {wanted}",
+                    "give labels of the outputs' shape, or a loss of your own",
+                )
+            return F.mse_loss(outputs.float(), targets.reshape(outputs.shape))
         return F.cross_entropy(outputs.float(), targets)

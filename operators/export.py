@@ -18,7 +18,8 @@ from ..spaces.shortcut import ShortcutConv
 from ..targets.catalogue import make_target
 from ..targets.target import Grid, Target
 from ..tasks.compress_section import CompressSection
-from .compress import NORMALISE_EXAMPLES, bits_by_layer, choice_of, weighted_layers
+from .compress import NORMALISE_EXAMPLES
+from .layer_bits import bits_by_layer, choice_of, weighted_layers
 from .quantise import quantise
 from .trained_file import on_grids, read_grids
 

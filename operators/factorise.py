@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from ..errors import CandidateError
 from ..spaces.factors import Shape, full_ranks, methods_for
 from .cp import cp
 from .depthwise import depthwise
+from .module_cache import ModuleCache
 from .svd import spatial_svd, svd
 from .tucker import tucker2
 
@@ -139,9 +138,8 @@ def _conv(
 class FactorCache:
     """Remembers factors by the content they were made from: candidates share most layers."""
 
-    def __init__(self, most_bytes: int = 256 << 20) -> None:
-        self._kept: OrderedDict[tuple[object, ...], nn.Sequential] = OrderedDict()
-        self._bytes, self._most = 0, most_bytes
+    def __init__(self) -> None:
+        self._kept: ModuleCache[nn.Sequential] = ModuleCache()
 
     def factorise(
         self, module: nn.Module, method: str, ranks: tuple[int, ...], name: str
@@ -151,16 +149,4 @@ class FactorCache:
         for tensor in module.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         key = (method, ranks, digest.digest())
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return copy.deepcopy(self._kept[key])
-        made = factorise(module, method, ranks, name)
-        self._kept[key] = copy.deepcopy(made)
-        self._bytes += _size(made)
-        while self._bytes > self._most and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return made
-
-
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+        return self._kept.get(key, lambda: factorise(module, method, ranks, name))

@@ -10,16 +10,20 @@ group are rounded as the file stores them.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
 
 from ..targets.onnx_scales import Affine, LayerScales
 from ..targets.target import Grid
 from ..targets.uniform import to_floats, to_integers
+from .sums import is_plain_norm
 
 
 def round_affine(x: Tensor, affine: Affine) -> Tensor:
@@ -35,35 +39,57 @@ def round_weight(weight: Tensor, scale: Tensor, most: int) -> Tensor:
 
 
 def batchnorms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
-    """Convolution -> the BatchNorm that reads its output.
+    """Convolution -> the BatchNorm that alone reads its output, both called once: what can be
+    folded.
 
     network: eval mode; example: (1, ...) float32, run once to see which follows which.
     """
     makers: dict[int, str] = {}
     pairs: dict[str, str] = {}
-    kept: list[Tensor] = []  # alive, so that no two share an id
+    calls: Counter[str] = Counter()
+    readers = _Readers()
 
     def made(_: nn.Module, __: tuple[Tensor, ...], out: Tensor, name: str) -> None:
+        calls[name] += 1
         makers[id(out)] = name
-        kept.append(out)
 
     def read(_: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
+        calls[name] += 1
         if id(args[0]) in makers:
             pairs[makers[id(args[0])]] = name
 
-    hooks = []
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            hooks.append(
-                module.register_forward_hook(lambda m, a, o, name=name: made(m, a, o, name))
-            )
-        elif isinstance(module, nn.BatchNorm2d):
-            hooks.append(module.register_forward_pre_hook(lambda m, a, name=name: read(m, a, name)))
-    with torch.no_grad():
+    with ExitStack() as watching:
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d):
+                hook = module.register_forward_hook(lambda m, a, o, n=name: made(m, a, o, n))
+                watching.callback(hook.remove)
+            elif isinstance(module, nn.BatchNorm2d) and is_plain_norm(module):
+                hook = module.register_forward_pre_hook(lambda m, a, n=name: read(m, a, n))
+                watching.callback(hook.remove)
+        watching.enter_context(torch.no_grad())
+        watching.enter_context(readers)
         network(example)
-    for hook in hooks:
-        hook.remove()
-    return pairs
+    alone = {name for key, name in makers.items() if readers.counts[key] == 1}
+    return {c: b for c, b in pairs.items() if c in alone and calls[c] == calls[b] == 1}
+
+
+class _Readers(TorchFunctionMode):
+    """Counts, while active, the functions that read each tensor and give one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[int] = Counter()
+        self._kept: list[Tensor] = []  # alive, so that no two share an id
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            every = (*args, *(kwargs or {}).values())
+            given = [x for a in every for x in (a if isinstance(a, list | tuple) else (a,))]
+            read = {id(x): x for x in given if isinstance(x, Tensor)}
+            self.counts.update(read.keys())
+            self._kept += [out, *read.values()]
+        return out
 
 
 def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
@@ -72,8 +98,8 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
     for conv_name, bn_name in batchnorms_behind(folded, example).items():
         conv: Any = folded.get_submodule(conv_name)
         bn: Any = folded.get_submodule(bn_name)
-        _set(folded, conv_name, fuse_conv_bn_eval(conv, bn))
-        _set(folded, bn_name, nn.Identity())
+        folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
+        folded.set_submodule(bn_name, nn.Identity())
     return folded
 
 
@@ -116,8 +142,3 @@ def _round_around(module: nn.Module, layer: LayerScales) -> None:
 
     module.register_forward_pre_hook(before)
     module.register_forward_hook(after)
-
-
-def _set(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(network.get_submodule(parent), leaf, module)

@@ -41,7 +41,6 @@ def stages(network: nn.Module, example: Tensor) -> list[str]:
     (1, tokens, C).
     """
     last: dict[tuple[int, ...], str] = {}
-    names = [name for name, _ in network.named_modules() if name]
     shapes: list[tuple[str, tuple[int, ...]]] = []
     hooks = [
         module.register_forward_hook(
@@ -50,7 +49,7 @@ def stages(network: nn.Module, example: Tensor) -> list[str]:
             )
         )
         for name, module in network.named_modules()
-        if name in set(names)
+        if name
     ]
     try:
         with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..spaces.trace import ROOTS, ChannelGroup
 from .evidence import Loss, input_means, input_rms, input_slopes, own_loss
+from .sampling import affordable
 from .surgeon import channel_rms, patch_moments, removal_order
 
 Evidence = Mapping[str, Tensor]
@@ -58,7 +59,8 @@ def gather(
 ) -> tuple[str, Evidence]:
     """The method that can be carried out, and what it needs to know of the inputs (n, ...).
 
-    Without inputs a method that looks at data becomes ``"l2"``.
+    Without inputs a method that looks at data becomes ``"l2"``. All inputs go through the network
+    at once, fewer where its layers' outputs are large.
     """
     if method in WEIGHTS_ONLY:
         return method, {}
@@ -66,7 +68,8 @@ def gather(
         return "l2", {}
     if method == "taylor":
         return method, input_slopes(network, inputs, loss)
-    return method, _GATHER[method](network, inputs)
+    count = affordable(network, inputs[:1], len(inputs))
+    return method, _GATHER[method](network, inputs[:count])
 
 
 def channel_importance(

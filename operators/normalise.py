@@ -31,7 +31,8 @@ def input_moments(network: nn.Module, inputs: Tensor) -> dict[str, tuple[Tensor,
             continue
 
         def record(_: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            found[name] = _moments(args[0])
+            if name not in found:  # a layer that is called again keeps its first moments
+                found[name] = _moments(args[0])
 
         hooks.append(module.register_forward_pre_hook(record))
     if hooks:
@@ -56,7 +57,7 @@ def reestimating(
     lost: output channels that each module lost by pruning. kind: ``"differential"``, ``"plain"``
     or ``"none"``.
     """
-    hooks = []
+    hooks, done = [], set[str]()
     for name, module in network.named_modules():
         if not isinstance(module, BatchNorm) or module.running_mean is None:
             continue
@@ -64,6 +65,9 @@ def reestimating(
             continue
 
         def correct(module: Any, args: tuple[Tensor, ...], name: str = name) -> None:
+            if name in done:
+                return
+            done.add(name)
             mean, var = _moments(args[0])
             if kind == "plain":
                 module.running_mean.copy_(mean)

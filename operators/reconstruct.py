@@ -5,8 +5,8 @@ on the *compressed* network's inputs it gives the *original* network's outputs (
 Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, section 3.1; asymmetric, layer after
 layer, as in Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and
 Detection", TPAMI 2016, section 3.3). Factorised layers get the factors of the refitted kernel that
-change the outputs least. One forward pass; the normal equations are summed chunk by chunk over a
-few places of every image, so that memory and time are bounded.
+change the outputs least. One forward pass; a few places of every image are looked at, so that
+memory and time are bounded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .answers import Answers
 from .factorise import factorise
 from .metric import root
-from .sampling import Places, is_sampled
+from .sampling import is_sampled
 from .sums import WatchedSums
 
 RIDGE = 1e-3
@@ -30,6 +30,10 @@ RIDGE = 1e-3
 _FLOOR = (
     2e-3  # of the mean curvature: output directions that the answers do not feel count a little
 )
+
+
+Patches = Sequence[tuple[slice, Tensor]]
+"""What a layer reads, chunk by chunk: (images, (images places, d))."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,7 @@ class Refit:
         self._context.close()
         if kind is None:
             for name, made in self._factors.items():
-                parent, _dot, leaf = name.rpartition(".")
-                setattr(self._network.get_submodule(parent), leaf, made)
+                self._network.set_submodule(name, made)
 
     def _before(self, module: Any, given: Tensor, name: str) -> None:
         """Fit the layer's weights to the original's outputs, then factorise them."""
@@ -98,37 +101,24 @@ class Refit:
         places = self._answers.places[name]
         normal = _Normal(given, module.weight.detach().flatten(1).double())
         centred = name in self._answers.normed or module.bias is not None
-        normal.second, normal.mean = _second(module, given, places, centred)
+        normal.patches = list(places.patches(module, given))
+        normal.second, normal.mean = second_moments(normal.patches, centred)
         if self._fit:
+            normal.lower = root(normal.second, self._ridge)
             target = self._kept(self._answers.outputs, name)
-            self._correct(module, normal, places, target, name)
+            normal.take_up(normal.cross(target) - normal.weight @ normal.second)
             if name in self._answers.sums:
                 self._open[name] = normal
         self._set(module, normal, name)
-
-    def _correct(
-        self, module: Any, normal: _Normal, places: Places, target: Tensor, name: str
-    ) -> None:
-        """Move the weights towards what gives ``target`` (images, places, channels)."""
-        cross = _cross(module, normal, places, target)
-        normal.weight = normal.weight + _correction(
-            cross - normal.weight @ normal.second, normal.second, self._ridge
-        )
 
     def _set(self, module: Any, normal: _Normal, name: str) -> None:
         wanted = self._changed[name]
         if wanted is None:
             module.weight.copy_(normal.weight.reshape(module.weight.shape))
             return
-        across = self._across(name, len(normal.weight))
-        module.weight.copy_((across.T @ normal.weight).reshape(module.weight.shape))
         second = normal.second if self._whiten else None
-        made = factorise(module, wanted.method, wanted.ranks, name, second)
-        last: Any = made[-1]
-        flat = last.weight.flatten(1).double()
-        flat = torch.linalg.solve_triangular(across.T, flat, upper=True)
-        last.weight.copy_(flat.reshape(last.weight.shape))
-        self._factors[name] = made
+        minds = self._across(name, len(normal.weight))
+        self._factors[name] = factored(module, normal.weight, wanted, name, second, minds)
 
     def _after(self, module: Any, given: Tensor, out: Tensor, name: str) -> Tensor:
         """The fitted layer's output, its mean as the original's where the layer has a bias."""
@@ -161,8 +151,7 @@ class Refit:
             gain = gain if norm.weight is None else gain * norm.weight
             size = gain.abs().clamp_min(1e-2 * float(gain.abs().max()) + 1e-30)
             lacks = lacks / (size * torch.where(gain < 0, -1.0, 1.0))
-        cross = _cross(module, normal, places, lacks)
-        normal.weight = normal.weight + _correction(cross, normal.second, self._ridge)
+        normal.take_up(normal.cross(lacks))
         self._set(module, normal, name)
         layer = self._factors.get(name)
         branch = module.forward(normal.given) if layer is None else layer(normal.given)
@@ -174,14 +163,11 @@ class Refit:
         return total if bias is None else self._shifted(total, bias, target, name)
 
     def _across(self, name: str, channels: int) -> Tensor:
-        """Lower triangular L (out, out), L L^T = how much the answers mind the outputs' errors."""
         whole = self._answers.curvature.get(name)
         if whole is None or not self._whiten:
-            return torch.eye(channels).double()
-        places = torch.arange(len(whole))
-        stay = self._kept({name: places}, name)
-        lower = root(whole[stay][:, stay], _FLOOR)
-        return lower / lower.diagonal().mean()
+            return across(None, channels)
+        stay = self._kept({name: torch.arange(len(whole))}, name)
+        return across(whole[stay][:, stay], channels)
 
     def _kept(self, values: Mapping[str, Tensor], name: str) -> Tensor:
         """Of ``values[name]`` (..., channels) the channels that are not lost."""
@@ -195,47 +181,67 @@ class Refit:
 
 @dataclass
 class _Normal:
-    """The least squares of one layer: what it reads, its weights (out, d), the moments (d, d) and
-    mean (d,) of its patches."""
+    """The least squares of one layer: what it reads, its weights (out, d), the patches, their
+    moments (d, d) and mean (d,), and the root of the moments with the ridge."""
 
     given: Tensor
     weight: Tensor
+    patches: Patches = ()
     second: Tensor = field(default_factory=lambda: torch.empty(0))
     mean: Tensor = field(default_factory=lambda: torch.empty(0))
+    lower: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def cross(self, target: Tensor) -> Tensor:
+        """E[y x^T] (out, d) of ``target`` (images, places, out) and the patches, about the mean."""
+        total: Any = 0.0
+        for images, patches in self.patches:
+            total = total + (target[images].flatten(0, 1).T @ patches).double()
+        count = sum(len(patches) for _, patches in self.patches)
+        cross: Tensor = total / count - torch.outer(target.double().mean((0, 1)), self.mean)
+        return cross
+
+    def take_up(self, cross: Tensor) -> None:
+        """Change the weights by what takes up ``cross``: ridge regression towards no change."""
+        self.weight = self.weight + torch.cholesky_solve(cross.T, self.lower).T
 
 
-def _second(
-    module: nn.Module, given: Tensor, places: Places, centred: bool
-) -> tuple[Tensor, Tensor]:
+def factored(
+    module: Any, weight: Tensor, wanted: Rank, name: str, second: Tensor | None, minds: Tensor
+) -> nn.Sequential:
+    """Factors of ``weight`` (out, d) in place of ``module``, which is overwritten.
+
+    second: (d, d) moments of the patches, or None; minds: see :func:`across`.
+    """
+    module.weight.copy_((minds.T @ weight).reshape(module.weight.shape))
+    made = factorise(module, wanted.method, wanted.ranks, name, second)
+    last: Any = made[-1]
+    flat = last.weight.flatten(1).double()
+    flat = torch.linalg.solve_triangular(minds.T, flat, upper=True)
+    last.weight.copy_(flat.reshape(last.weight.shape))
+    return made
+
+
+def across(curvature: Tensor | None, channels: int) -> Tensor:
+    """Lower triangular L (out, out), L L^T = how much the answers mind the outputs' errors.
+
+    curvature: (out, out) of the channels that stay, or None: all alike.
+    """
+    if curvature is None:
+        return torch.eye(channels).double()
+    lower = root(curvature, _FLOOR)
+    return lower / lower.diagonal().mean()
+
+
+def second_moments(chunks: Patches, centred: bool) -> tuple[Tensor, Tensor]:
     """C = E[x x^T] (d, d) and E[x] (d,) of the patches, float64; ``centred``: about the mean,
     which a bias or a BatchNorm behind the layer takes care of (else E[x] is given as 0)."""
     second: Any = 0.0
     mean: Any = 0.0
-    count = 0
-    for _, patches in places.patches(module, given):
+    for _, patches in chunks:
         second = second + (patches.T @ patches).double()
         mean = mean + patches.sum(0).double()
-        count += len(patches)
+    count = sum(len(patches) for _, patches in chunks)
     second, mean = second / count, mean / count
     if not centred:
         return second, torch.zeros_like(mean)
     return second - torch.outer(mean, mean), mean
-
-
-def _cross(module: nn.Module, normal: _Normal, places: Places, target: Tensor) -> Tensor:
-    """E[y x^T] (out, d) of ``target`` (images, places, out) and the patches, about the mean."""
-    total: Any = 0.0
-    count = 0
-    for images, patches in places.patches(module, normal.given):
-        total = total + (target[images].flatten(0, 1).T @ patches).double()
-        count += len(patches)
-    cross: Tensor = total / count - torch.outer(target.double().mean((0, 1)), normal.mean)
-    return cross
-
-
-def _correction(cross: Tensor, second: Tensor, ridge: float) -> Tensor:
-    """The change of the weights that takes up ``cross``: ridge regression towards no change."""
-    lift = ridge * second.diagonal().mean().clamp_min(1e-30)
-    lifted = second + lift * torch.eye(len(second)).to(second)
-    change: Tensor = torch.linalg.solve(lifted, cross.T).T
-    return change

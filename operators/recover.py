@@ -96,7 +96,7 @@ def recover(
 
 
 def _key(network: nn.Module, bits: Mapping[str, Bits], task: Task, options: RecoverSection) -> str:
-    """What makes a training another one: tensors, bits, task, and all options that matter."""
+    """What makes a training another one: shapes, bits, task, and all options that matter."""
     said = options.model_dump(mode="json", exclude={"top", "device"})
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     widths = {name: [b.weight, b.activation] for name, b in bits.items()}

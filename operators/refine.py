@@ -29,8 +29,8 @@ def refine(
 ) -> None:
     """Draw ``network``'s answers to the original's on ``inputs`` (n, ...), in place.
 
-    steps: gradient steps of :data:`BATCH` inputs each; every input is used before any is used
-    twice. BatchNorm statistics stay. The outputs' squared difference is divided by the original's
+    steps: gradient steps of :data:`BATCH` inputs each, drawn without replacement until fewer are
+    left. BatchNorm statistics stay. The outputs' squared difference is divided by the original's
     variance, so that the rate suits any network.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -107,8 +107,8 @@ def fold(network: nn.Module, pairs: dict[str, str]) -> None:
         if isinstance(conv, nn.Sequential):
             conv[-1] = fuse_conv_bn_eval(conv[-1], bn)  # type: ignore[type-var]
         else:
-            _put(network, conv_name, fuse_conv_bn_eval(conv, bn))
-        _put(network, bn_name, nn.Identity())
+            network.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
+        network.set_submodule(bn_name, nn.Identity())
 
 
 def wrap_layers(network: nn.Module, names: Container[str] | None = None) -> dict[str, RoundedLayer]:
@@ -121,10 +121,5 @@ def wrap_layers(network: nn.Module, names: Container[str] | None = None) -> dict
         and (names is None or name in names)
     }
     for name, layer in found.items():
-        _put(network, name, layer)
+        network.set_submodule(name, layer)
     return found
-
-
-def _put(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    network.get_submodule(parent)._modules[leaf] = module

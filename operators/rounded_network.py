@@ -119,9 +119,8 @@ class RoundedNetworks:
         work = self.compressor.shape(plan)
         network = work.network
         made, given = _watch_ranges(network, self.pairs)
-        fitted = bool(work.statistics)  # then BatchNorm is re-estimated already
         changed = work.lost or any(c.method or c.sparsity for c in plan.layers.values())
-        kind = self.compressor.normalise if changed and not fitted else "none"
+        kind = self.compressor.normalise if changed else "none"
         with reestimating(network, self._moments, work.lost, kind):
             network(inputs)
         for hook in (*given.hooks, *made.hooks):

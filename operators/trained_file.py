@@ -24,8 +24,11 @@ _SLACK = 1e-3  # of a step: the rounding of float32 in training
 
 
 def write_trained(path: Path, network: nn.Module, grids: Mapping[str, Grid] | None = None) -> None:
-    """Write tensors and grids as one ``.safetensors`` file (the grids as JSON in its header)."""
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    """Write tensors and grids as one ``.safetensors`` file (the grids as JSON in its header).
+
+    Tensors that several layers share are written for each.
+    """
+    tensors = {name: t.contiguous().clone() for name, t in network.state_dict().items()}
     layers = {name: _to_json(grid) for name, grid in sorted((grids or {}).items())}
     told = json.dumps({"version": _VERSION, "layers": layers}, separators=(",", ":"))
     save_file(tensors, path, metadata={_KEY: told} if layers else None)

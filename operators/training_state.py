@@ -61,6 +61,7 @@ class TrainingState:
         """
         if self.path is None:
             return
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {f"best.{k}": v for k, v in best.items()}
@@ -88,9 +89,10 @@ class TrainingState:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, self.path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise EnvironmentFault(
-                f"{self.path}: the training's state cannot be written ({error.strerror}); "
+                f"{self.path}: the training's state cannot be written ({reason}); "
                 "free space and run the same command again"
             ) from None
         finally:

@@ -1,16 +1,23 @@
 """A screened candidate computes like its exported file, and costs little."""
 
-from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
+from paretune.objectives.divergence import divergence
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.problem import Problem
 from paretune.objectives.screen import Screen
-from paretune.operators.compress import NORMALISE_EXAMPLES, RECONSTRUCT_EXAMPLES
+from paretune.operators.compress import NORMALISE_EXAMPLES, Compressor
+from paretune.operators.layer_bits import weighted_layers
+from paretune.operators.normalise import input_moments, reestimating
+from paretune.spaces.plan import CompressionPlan
+from paretune.spaces.space import SearchSpace
 from paretune.tasks.job import load_job
 
 JOB = {
@@ -38,7 +45,7 @@ def trained(problem: Problem) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
+def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     torch.manual_seed(0)
     problem = Problem.from_job(load_job(JOB))
     trained(problem)
@@ -47,9 +54,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
     screen = Screen.for_problem(
         problem, folder, evaluator.compressor, calibration=NORMALISE_EXAMPLES
     )
-    with pytest.MonkeyPatch.context() as patch:  # as many examples as the file was made with
-        patch.setattr("paretune.operators.compress.FEW_EXAMPLES", RECONSTRUCT_EXAMPLES)
-        yield problem, evaluator, screen
+    return problem, evaluator, screen
 
 
 def real_outputs(evaluator: Evaluator, plan: object, inputs: torch.Tensor) -> np.ndarray:
@@ -71,19 +76,63 @@ def test_plans_of_bits_compute_like_their_files(parts: tuple) -> None:
         assert np.abs(want - got).mean() < 0.02 * np.abs(want).mean() + 1e-3
 
 
-def test_mixed_plans_agree_with_their_files(parts: tuple) -> None:
+def drawn(space: SearchSpace, count: int, share: float = 0.4) -> list[CompressionPlan]:
+    rng = np.random.default_rng(0)
+    return [
+        space.plan(
+            {n: int(rng.integers(c)) for n, c in space.parameters.items() if rng.random() < share}
+        )
+        for _ in range(count)
+    ]
+
+
+def test_mixed_plans_compute_like_their_files(parts: tuple, tmp_path: Path) -> None:
+    """The files of the very float32 networks that are screened."""
     problem, evaluator, screen = parts
     inputs = torch.cat([x for x, _ in problem.task.search.batches(100)])
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        genotype = {
-            n: int(rng.integers(count)) if rng.random() < 0.4 else 0
-            for n, count in problem.space.parameters.items()
-        }
-        plan = problem.space.plan(genotype)
-        want = real_outputs(evaluator, plan, inputs)
+    few = screen.calibration_inputs[:NORMALISE_EXAMPLES]
+    batches = [x.numpy() for x in screen.calibration_inputs.split(32)]
+    compressor = evaluator.compressor
+    moments = input_moments(compressor.original, few)
+    for number, plan in enumerate(drawn(problem.space, 3)):
+        work = compressor.shape(plan)
+        with reestimating(work.network, moments, work.lost), torch.no_grad():
+            work.network(few)
+        bits = compressor.bits(plan, weighted_layers(work.network))
+        path = tmp_path / f"{number}.onnx"
+        problem.target.export(work.network, problem.task.example, bits, batches, path)
+        want = problem.target.load(path).predict(inputs.numpy())
         got = screen.outputs(plan, inputs).numpy()
         assert (want.argmax(1) == got.argmax(1)).mean() >= 0.95
+
+
+def test_plans_are_ranked_as_what_is_carried_out(parts: tuple) -> None:
+    """Layers are refitted to the original's inputs alone, in full each to those it will read; not
+    refitted at all, candidates say less about it."""
+    problem, evaluator, screen = parts
+    inputs = torch.cat([x for x, _ in problem.task.search.batches(100)])
+    compressor, few = evaluator.compressor, screen.calibration_inputs
+    options = compressor.options.model_copy(update={"reconstruct": False, "whiten": False})
+    plain = Compressor(compressor.original, problem.task.example, problem.space, few, options)
+    found: dict[str, list[float]] = {"full": [], "quick": [], "plain": []}
+    for plan in drawn(problem.space, 16):
+        layers = {n: replace(c, weight_bits=32, activation_bits=32) for n, c in plan.layers.items()}
+        wide = CompressionPlan(plan.groups, layers)
+        if wide == problem.space.identity:
+            continue
+        with torch.no_grad():
+            want = compressor.original(inputs)
+            outputs = {
+                "full": compressor.compress(wide, quantised=False).network(inputs),
+                "quick": screen.outputs(wide, inputs),
+                "plain": plain.compress(wide, quantised=False).network(inputs),
+            }
+        for name, given in outputs.items():
+            found[name].append(divergence(want, given))
+    logs = {name: np.log(values) for name, values in found.items()}
+    apart = {name: np.abs(logs[name] - logs["full"]).mean() for name in ("quick", "plain")}
+    assert spearmanr(found["full"], found["quick"]).statistic >= 0.8
+    assert apart["quick"] < 0.6 * apart["plain"]
 
 
 def test_the_unchanged_network_diverges_by_nothing(parts: tuple) -> None:

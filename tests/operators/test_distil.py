@@ -74,3 +74,14 @@ def test_a_users_loss_and_divergence_are_taken():
     assert float(squared) == pytest.approx(
         float(np.mean((outputs - targets).numpy() ** 2)), rel=1e-5
     )
+
+
+def test_labels_of_numbers_meet_outputs_one_by_one():
+    outputs, targets = drawn(5, 1), drawn(5, seed=1).float()
+    found = TrainingLoss(0.0)(outputs, targets, None)
+    expected = np.square(outputs[:, 0].numpy() - targets.numpy()).mean()
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(
+        InputError, match=r"recover: .*outputs has shape \[5, 2\], its labels \[5\]"
+    ):
+        TrainingLoss(0.0)(drawn(5, 2), targets, None)

@@ -1,6 +1,7 @@
 """Recovery on real digits: it wins accuracy back, is exact, resumable, and refuses clearly."""
 
 import math
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import small_task
 import torch
 from torch.nn import functional as F
 
-from paretune.errors import CandidateError, InputError
+from paretune.errors import CandidateError, EnvironmentFault, InputError
 from paretune.operators import train
 from paretune.operators.augment import unchanged
 from paretune.operators.compress import Compressed, Compressor
@@ -137,6 +138,17 @@ def test_a_state_that_is_no_use_is_not_used(task, made, tmp_path):
         assert same(recover(made, task, options, state=state).network, whole.network)
     other = recover(made, task, RecoverSection(epochs=2, batch=100), state=state)
     assert other.steps == 18  # another training does not go on from this one's state
+
+
+def test_a_full_disk_is_said(task, made, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(EnvironmentFault, match="state cannot be written .*free space"):
+            recover(made, task, RecoverSection(epochs=1), state=tmp_path / "state.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_seed_decides(task, made):
