@@ -31,6 +31,13 @@ class MlflowSection(Section):
                 "the address carries a password; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD in the environment instead",
             )
+        user = uri.partition("//")[2].rpartition("@")[0]
+        if not uri.startswith(("http", "sqlite")) and (":" in user or "password=" in uri):
+            raise PydanticCustomError(
+                "secret",
+                "the address carries a password; leave it out and let the database's own file or "
+                "variable give it (~/.pgpass, PGPASSWORD)",
+            )
         return uri
 
 
