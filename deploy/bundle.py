@@ -103,9 +103,10 @@ def copy_bundle(source: Path, to: Path, manifest_sha256: str | None = None) -> B
 
 
 def place_bundle(to: Path, fill: Callable[[Path], None]) -> Bundle:
-    """Let ``fill`` write a bundle into a new folder, check it, and give it the name ``to``."""
-    _check_place(to)
-    place = Path(os.path.abspath(to))
+    """Let ``fill`` write a bundle into a new folder, check it, and give it the name ``to`` (where
+    that is a link: the name of what it points to)."""
+    check_place(to)
+    place = Path(os.path.realpath(to))
     new = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         new.mkdir(parents=True)
@@ -143,7 +144,8 @@ def read_bundle(folder: Path, manifest_sha256: str | None = None) -> Bundle:
         raise InputError(str(folder), str(reason), "pull it again") from None
 
 
-def _check_place(to: Path) -> None:
+def check_place(to: Path) -> None:
+    """Raises InputError when ``to`` holds something that is not a bundle."""
     if not to.exists():
         return
     if not to.is_dir():

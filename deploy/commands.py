@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 import typer
 
-from ..errors import InputError
 from ..trackers.commands import Where
 
 app = typer.Typer()
@@ -38,10 +37,9 @@ def pull(
     An earlier bundle in the folder is replaced in one step, or stays when anything is wrong.
     """
     from .pull import pull as deliver
+    from .registered import SCHEME
     from .report import print_bundle
 
-    if alias is not None and register is None:
-        raise InputError("--alias", f"{alias!r} needs a registered name", "add --register NAME")
     bundle = deliver(
         source,
         to,
@@ -54,7 +52,7 @@ def pull(
         uri=uri,
         formats=[name.strip() for name in (format or "").split(",") if name.strip()],
     )
-    print_bundle(bundle, register, alias)
+    print_bundle(bundle, register, alias, source.startswith(SCHEME))
 
 
 @app.command()

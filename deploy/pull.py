@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError, ParetuneError
-from .bundle import Bundle, write_bundle
+from .bundle import Bundle, check_place, write_bundle
 from .check import Checked, check
 from .formats import check_formats, deliver
 from .manifest import make_manifest
@@ -43,7 +43,7 @@ def pull(
     formats: files for further runtimes in the same bundle (onnx, openvino, executorch): those of
         the search's targets as measured, others exported and measured now; see ``formats`` in the
         manifest for each one's numbers and how to load it.
-    uri: MLflow's address, default MLFLOW_TRACKING_URI or the job's.
+    uri: MLflow's address, default the job's (to register) or MLFLOW_TRACKING_URI.
 
     What was measured is what is delivered, byte for byte; where that cannot be (the file was not
     kept, another instruction set), it is measured again and the manifest says so.
@@ -57,7 +57,11 @@ def pull(
             if value is not None:
                 raise InputError(f"--{option}", "a registered model was chosen already", "drop it")
         return fetch_registered(str(source), Path(to), uri)
+    if alias is not None and register is None:
+        raise InputError("--alias", f"{alias!r} needs a registered name", "add --register NAME")
+    formats = list(dict.fromkeys(formats))
     check_formats(formats)
+    check_place(Path(to))
     opened = open_source(source, uri)
     point = choose(opened, where, best, trial)
     recorded = point.evaluation

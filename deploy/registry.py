@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..errors import EnvironmentFault, InputError, ParetuneError
 from ..trackers.mlflow_link import MlflowSettings, client, experiment_id, mlflow_calls, reason
+from ..trackers.mlflow_view import rounded
 from .alias import move_alias
 from .bundle import Bundle
 from .registered import FOLDER, MANIFEST_TAG, MODEL_TAG
@@ -130,8 +132,8 @@ def _tags(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
     cpu = manifest["environment"].get("cpu", {})
     told = {
-        **{name: f"{value:.6g}" for name, value in manifest["values"].items()},
-        **{f"baseline.{name}": f"{value:.6g}" for name, value in manifest["baseline"].items()},
+        **_told(manifest["values"]),
+        **_told(manifest["baseline"], "baseline."),
         "plan": manifest["plan_fingerprint"],
         "summary": manifest["summary"],
         "study": f"{manifest['study']['id']}/{manifest['study']['trial']}",
@@ -143,3 +145,7 @@ def _tags(bundle: Bundle) -> dict[str, str]:
         MODEL_TAG: manifest["model"]["sha256"],
         MANIFEST_TAG: bundle.manifest_sha256,
     }
+
+
+def _told(values: Mapping[str, float], prefix: str = "") -> dict[str, str]:
+    return {name: f"{value:.15g}" for name, value in rounded(values, prefix).items()}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 
 from ..objectives.wording import label, legible
 from .alias import Move
 from .bundle import Bundle
 
 
-def print_bundle(bundle: Bundle, register: str | None, alias: str | None) -> None:
-    """What was delivered, in a few lines."""
+def print_bundle(
+    bundle: Bundle, register: str | None, alias: str | None, registered: bool = False
+) -> None:
+    """What was delivered, in a few lines. registered: it was taken from the model registry."""
     console = Console()
     manifest = bundle.manifest
     values, base = manifest["values"], manifest["baseline"]
-    console.print(f"[bold]Delivered[/] {bundle.model}: {manifest['summary']}", highlight=False)
+    told = escape(f"{bundle.model}: {manifest['summary']}")
+    console.print(f"[bold]Delivered[/] {told}", highlight=False)
     for name in ("accuracy", "fidelity", "size_bytes", "latency_ms"):
         if name in values:
             was = f" (baseline {legible(name, base[name])})" if name in base else ""
@@ -22,7 +26,9 @@ def print_bundle(bundle: Bundle, register: str | None, alias: str | None) -> Non
                 f"  {label(name):<10} {legible(name, values[name])}{was}", highlight=False
             )
     if manifest["remeasured"]:
-        console.print(f"  [yellow]{manifest['remeasured']}[/]")
+        console.print(f"  [yellow]{escape(manifest['remeasured'])}[/]")
+    elif registered:
+        console.print("  verified: every file's sha256, and the outputs for the stored examples")
     else:
         console.print("  verified: sha256 and score are the recorded ones")
     if register:

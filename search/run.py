@@ -15,6 +15,7 @@ from ..objectives.problem import Problem, parse_constraints, parse_objectives, p
 from ..objectives.table import write_whole
 from ..tasks.job import Job, load_job
 from ..trackers.job_copy import check_task
+from ..trackers.mlflow_link import checked_uri
 from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
 from ..trackers.study_page import study_page
@@ -87,6 +88,8 @@ class Search:
         parse_targets(self.job)
         self._place = Place.of_job(self.folder, self.job.to_json(), self.job.name)
         self._place.check()
+        if self.job.tracker and self.job.tracker.mlflow:
+            checked_uri(self.job.tracker.mlflow.uri, self.job.where("tracker.mlflow.uri"))
 
     def run(self, display: str = "auto", listeners: Sequence[Listener] = ()) -> Study:
         """Search until the budget is spent, measure the front again, write it down; the study.

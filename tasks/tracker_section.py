@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, field_validator
 from pydantic_core import PydanticCustomError
@@ -35,7 +35,9 @@ class MlflowSection(Section):
 
 
 def _no_password(address: str) -> str:
-    if ":" in urlsplit(address).netloc.rpartition("@")[0]:
+    parts = urlsplit(address)
+    asked = {name.lower() for name, _ in parse_qsl(parts.query)}
+    if ":" in parts.netloc.rpartition("@")[0] or asked & {"password", "pwd", "passwd"}:
         raise PydanticCustomError(
             "secret",
             "the address carries a password; leave it out and set PGPASSWORD (or ~/.pgpass), "

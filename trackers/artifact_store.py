@@ -16,7 +16,7 @@ from .durable_file import sync_folder
 from .file_location import FileLocation
 
 FILE_NAME = re.compile(r"^([0-9a-f]{64})\.([A-Za-z0-9_]{1,16})$")
-_STALE = re.compile(r"^\.[0-9a-f]{32}\.part$")
+_STALE = re.compile(r"^\.([0-9a-f]{32}\.part|export-.+)$")  # of writers that were killed
 
 
 class ArtifactStore:
@@ -83,11 +83,15 @@ class ArtifactStore:
             self.copies.drop(artifact.file_name)
 
     def drop(self, keep: set[str]) -> None:
-        """Delete the stored files whose sha256 is not in ``keep``, and what dead writers left."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if _unwanted(path.name, keep):
-                    path.unlink(missing_ok=True)
+        """Delete the stored files whose sha256 is not in ``keep``, and what dead writers left.
+
+        Call when nobody is writing.
+        """
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if _unwanted(path.name, keep) and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif _unwanted(path.name, keep):
+                path.unlink(missing_ok=True)
         for name in self.copies.names() if self.copies is not None else ():
             if _unwanted(name, keep) and self.copies is not None:
                 self.copies.drop(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentFault, InputError
+from .durable_file import sync_folder
 from .ledger import Ledger
 from .postgres import Server
 from .tables import SCHEMA, Tables, check_database, new_database
@@ -39,6 +40,7 @@ def found_database(place: Path | Server, entries: Mapping[str, Any]) -> Tables:
     finally:
         tables.close()
     draft.rename(place)
+    sync_folder(place.parent)
     return Tables(place, True)
 
 

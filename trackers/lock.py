@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+import weakref
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ class FileLock:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
-        os.register_at_fork(after_in_child=self._forget)  # a forked child must not keep it alive
+        _ours.add(self)
 
     @classmethod
-    def take(cls, path: Path, what: str, wait_seconds: float = 0.0) -> FileLock:
-        """Hold ``path``, waiting at most ``wait_seconds``.
+    def take(cls, path: Path, what: str, wait_seconds: float = 0.2) -> FileLock:
+        """Hold ``path``, waiting at most ``wait_seconds`` (one who asks :meth:`held` holds it for
+        an instant, and is no driver).
 
         what: the activity named in the error, e.g. ``"search"``.
         Raises InputError when another process (or this one) holds it, EnvironmentFault when the
@@ -83,14 +85,24 @@ class FileLock:
         except OSError:  # a full disk: the lock holds all the same, only unsigned
             return
 
-    def _forget(self) -> None:
-        self.release()
-
     def __enter__(self) -> FileLock:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+_ours: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """A forked child must not keep its parent's locks alive."""
+    for lock in list(_ours):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _flock(descriptor: int) -> bool:

@@ -20,7 +20,7 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # it would repeat POSTs: the same run twice
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -55,15 +55,16 @@ class MlflowSettings:
         )
 
 
-def checked_uri(uri: str) -> str:
+def checked_uri(uri: str, where: str = "tracker.mlflow.uri") -> str:
     """The address, if it is one of a database or a server (MLflow's file store loses runs).
 
     A relative ``sqlite:///FILE.db`` becomes absolute: it starts from the working directory.
+    where: what an error calls it. Raises InputError.
     """
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise InputError(
-            "tracker.mlflow.uri",
+            where,
             f"not an address of a database or a server: {shown(uri)!r}",
             "write sqlite:///FILE.db or http://HOST:PORT",
         )
@@ -74,16 +75,16 @@ def checked_uri(uri: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """The address without a password in it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """The address, or a text with addresses in it, without users and passwords."""
+    return re.sub(r"//(?:[^/\s:@]*:\S*|[^/\s@]*)@", "//", uri)
 
 
 @contextmanager
 def mlflow_calls(timeout_seconds: int = 5) -> Iterator[None]:
-    """Short timeouts, one retry, no telemetry and no chatter for the calls made inside.
+    """Short timeouts, no retries, no telemetry and no chatter for the calls made inside.
 
-    A dead server costs milliseconds and a hung one twice ``timeout_seconds``, where MLflow's
-    defaults block for minutes. The environment is the process's, so one caller at a time.
+    A dead server costs milliseconds and a hung one ``timeout_seconds``, where MLflow's defaults
+    block for minutes. The environment is the process's, so one caller at a time.
     """
     settings = {**_QUIET, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_seconds)}
     with _turn:
@@ -143,4 +144,4 @@ def reason(error: BaseException) -> str:
     """One line of an MLflow error, without addresses' passwords."""
     text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
     refused = re.search(r"Connection refused|Read timed out|Name or service not known", text)
-    return shown(refused[0].lower() if refused else text[:200])
+    return refused[0].lower() if refused else shown(text)[:200]

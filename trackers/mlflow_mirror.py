@@ -58,13 +58,12 @@ class Mirror:
         """Write what is missing; whatever MLflow or the network throws comes through.
 
         final: the search has ended: close the parent run and upload the front's exported files.
-        pictures: refresh the front's page and tables if they are out of date.
+        pictures: refresh what takes seconds to compute too: the growth of the hypervolume, the
+            description, the front's page and tables. Without it only trials are written.
         """
         with mlflow_calls():
             if self._known is None:
-                self._known = Runs(
-                    self.study, self.settings, self.created, self.updated, self.problems
-                )
+                self._known = Runs(self.study, self.settings, self.created, self.updated)
             runs = self._known
             rows = {r.number: r for r in self.study.history() if r.evaluation.rung in FINAL_RUNGS}
             confirmed = {r.number: r.evaluation for r in self.study.rows("confirm")}
@@ -72,8 +71,10 @@ class Mirror:
             on = {point.number for point in front}
             for number, row in rows.items():
                 self._push_trial(runs, row, confirmed.get(number), number in on)
-            self._push_search(runs, front, rows, final)
+            if not final:
+                runs.reopen(runs.parent)
             if pictures or final:
+                self._push_search(runs, front, rows, final)
                 self._push_pictures(runs, final)
             if final:
                 self._push_files(runs, front)
@@ -104,8 +105,6 @@ class Mirror:
     def _push_search(
         self, runs: Runs, front: ParetoFront, rows: Mapping[int, Row], final: bool
     ) -> None:
-        if not final:
-            runs.reopen(runs.parent)
         self._push_history(runs, rows, final)
         params = search_params(self.study)
         params = {k: v for k, v in params.items() if k not in runs.parent.params}
@@ -161,7 +160,7 @@ class Mirror:
                 continue
             path = self.study.artifact_path(artifact)
             if not intact(path):
-                self.problems.append(f"trial {point.number}: {path} is missing or damaged")
+                self._complain(f"trial {point.number}: {path} is missing or damaged")
                 continue
             with mlflow_calls(_UPLOAD_SECONDS):
                 runs.upload(path, "models")
@@ -173,11 +172,13 @@ class Mirror:
         try:
             runs.share(key, state)
         except Exception as error:
-            problem = f"comparison view not saved ({reason(error)})"
-            if problem not in self.problems:
-                self.problems.append(problem)
+            self._complain(f"comparison view not saved ({reason(error)})")
             return None
         return view_address(runs.experiment, key)
+
+    def _complain(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _mark(self, final: bool) -> str:
         """A fingerprint of all that the front's files show."""

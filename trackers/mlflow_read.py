@@ -119,7 +119,7 @@ def read_run(run_id: str, uri: str | None = None) -> RunRecord:
     if study["id"] != tags.get(STUDY):
         raise InputError(where, "its study.json is of another search", "run `paretune sync` again")
     number = int(tags[TRIAL].rpartition("/")[2]) if kind == "trial" else None
-    return RunRecord(
+    record = RunRecord(
         run_id=run_id,
         kind=kind,
         status=run.info.status,
@@ -130,6 +130,12 @@ def read_run(run_id: str, uri: str | None = None) -> RunRecord:
         artifacts=tuple(names),
         uri=address,
     )
+    try:
+        record.front()
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"its study.json is damaged ({type(error).__name__}: {error})"
+        raise InputError(where, what, "run `paretune sync` on the study again") from None
+    return record
 
 
 def download_artifact(run_id: str, path: str, to: Path | str, uri: str | None = None) -> Path:

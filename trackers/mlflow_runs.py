@@ -13,6 +13,7 @@ from .study import Study
 KIND, STUDY, TRIAL, CAUSE = "paretune.kind", "paretune.study", "paretune.trial", "paretune.cause"
 PARETO, PARENT, NOTE = "pareto", "mlflow.parentRunId", "mlflow.note.content"
 _BATCH = 900  # MLflow takes 1000 metrics in a call
+_PAGE = 200  # runs asked for at a time, each within the timeout of a call
 
 
 @dataclass
@@ -30,20 +31,17 @@ class Runs:
     """The parent run of a study and its children by trial number.
 
     A run is identified by tags: the parent by ``paretune.study``, a child by ``paretune.trial`` =
-    ``<study id>/<number>``. Every method may throw what MLflow or the network throws.
-    created, updated: ids of the runs that were made and changed; problems: what a person should
-    know; the caller keeps all three, they outlive this object.
+    ``<study id>/<number>``. Children of a parent that is gone are given to the one that there is.
+    A second run of the same trial or search, which a call whose answer came too late leaves behind,
+    is deleted (MLflow can restore it). Every method may throw what MLflow or the network throws.
+    created, updated: ids of the runs that were made and changed; the caller keeps both, they
+    outlive this object.
     """
 
     def __init__(
-        self,
-        study: Study,
-        settings: MlflowSettings,
-        created: set[str],
-        updated: set[str],
-        problems: list[str],
+        self, study: Study, settings: MlflowSettings, created: set[str], updated: set[str]
     ) -> None:
-        self.created, self.updated, self.problems = created, updated, problems
+        self.created, self.updated = created, updated
         self.client = client(str(settings.uri))
         self.experiment = experiment_id(self.client, str(settings.uri), str(settings.experiment))
         self.children: dict[int, Known] = {}
@@ -51,20 +49,28 @@ class Runs:
         self._shared: dict[str, str] = {}
         found = self._search(f"tags.`{STUDY}` = '{study.id}'")
         searches = [run for run in found if run.tags.get(KIND) == "search"]
-        self.parent = searches[-1] if searches else self._create_parent()  # the oldest
+        self.parent = searches.pop() if searches else self._create_parent()  # the oldest
         for run in found:
             owner, _, number = run.tags.get(TRIAL, "").rpartition("/")
-            if owner == study.id and run.tags.get(PARENT) == self.parent.run_id:
+            if owner == study.id:
                 self._adopt(int(number), run)
+        for run in searches:
+            self._drop(run)
         history = self.client.get_metric_history(self.parent.run_id, "front_size")
         self.steps = {int(metric.step) for metric in history}
 
     def _adopt(self, number: int, run: Known) -> None:
-        if number in self.children:
-            text = f"run {self.children[number].run_id} repeats trial {number}; delete it"
-            if text not in self.problems:
-                self.problems.append(text)
+        known = self.children.get(number)
+        if known is not None:
+            run, repeat = (run, known) if known.status == "RUNNING" else (known, run)
+            self._drop(repeat)
         self.children[number] = run
+        self.tag(run, {PARENT: self.parent.run_id})
+
+    def _drop(self, run: Known) -> None:
+        self.client.delete_run(run.run_id)
+        self.created.discard(run.run_id)
+        self.updated.discard(run.run_id)
 
     def _search(self, where: str) -> list[Known]:
         """Matching runs, newest first."""
@@ -72,7 +78,7 @@ class Runs:
         token = None
         while True:
             page = self.client.search_runs(
-                [self.experiment], where, max_results=1000, page_token=token
+                [self.experiment], where, max_results=_PAGE, page_token=token
             )
             for run in page:
                 data = run.data

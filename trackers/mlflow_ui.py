@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..errors import InputError
-from .mlflow_link import MlflowSettings
+from .mlflow_link import MlflowSettings, shown
 from .study import Study
 
 
@@ -21,14 +21,16 @@ def ui_command(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
         settings = MlflowSettings(**mlflow).resolved(study.folder, study.name)
     uri = str(settings.uri)
     if uri.startswith("http"):
-        raise InputError(str(folder), "it is logged to a server", f"open {uri} in a browser")
+        where = f"open {shown(uri)} in a browser"
+        raise InputError(str(folder), "it is logged to a server", where)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", uri, "--workers", "1"),
+        *("--workers", "1"),
     ]
     bin_folder = str(Path(sys.executable).parent)
     environment = {
         **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # may hold a password: not for the list of processes
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PATH": bin_folder + os.pathsep + os.environ.get("PATH", ""),

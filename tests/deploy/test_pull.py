@@ -116,6 +116,31 @@ def test_a_file_that_was_not_kept_is_rebuilt_and_said(digits_study: Path, tmp_pa
     assert bundle.manifest["values"]["accuracy"] == pytest.approx(recorded.values["accuracy"])
 
 
+def test_a_link_keeps_pointing_to_the_bundle(digits_study: Path, tmp_path: Path) -> None:
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "current").symlink_to(tmp_path / "releases" / "model")
+    with Study.open(digits_study) as study:
+        numbers = [point.number for point in study.front()][:2]
+    for number in numbers:
+        pull(digits_study, tmp_path / "current", trial=number, verify=False)
+        assert (tmp_path / "current").is_symlink()
+        bundle = read_bundle(tmp_path / "releases" / "model")
+        assert bundle.manifest["study"]["trial"] == number
+    found = sorted(p.name for folder in (tmp_path, tmp_path / "releases") for p in folder.iterdir())
+    assert found == ["current", "model", "releases"]
+
+
+def test_what_cannot_be_delivered_is_said_before_the_work(
+    digits_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paretune.deploy.pull.check", None)  # whoever runs the file fails
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="holds other files"):
+        pull(digits_study, tmp_path, best="size_bytes")
+    with pytest.raises(InputError, match="--alias: 'champion' needs a registered name"):
+        pull(digits_study, tmp_path / "out", best="size_bytes", alias="champion")
+
+
 def test_nothing_to_choose_by_and_nothing_that_meets(digits_study: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--best: not given"):
         pull(digits_study, tmp_path / "out")

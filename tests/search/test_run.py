@@ -52,6 +52,7 @@ def changed(**sections):
         (changed(objectives=["accuracy", "latency"]), {}, "unknown objective 'latency'"),
         (changed(constraints=["accuracy >= 2"]), {}, "share between 0 and 1"),
         (changed(target={"name": "onnxruntim-cpu"}), {}, "did you mean 'onnxruntime-cpu'"),
+        (changed(tracker={"mlflow": {"uri": "mlruns"}}), {}, "not an address of a database"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(job, options, message, tmp_path):

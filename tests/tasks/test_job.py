@@ -205,6 +205,8 @@ WRONG = [
     ("recover.batch", 1, "at least 2"),
     ("tracker", {"mlflow": {"uri": "https://u:secret@host/"}}, "the address carries a password"),
     ("tracker", {"mlflow": {"uri": "mysql://u:secret@host/d"}}, "the address carries a password"),
+    ("tracker", {"mlflow": {"uri": "postgresql://u:secret@host/d"}}, "the address carries a passw"),
+    ("tracker", {"mlflow": {"uri": "mysql://h/d?password=secret"}}, "the address carries a passw"),
     ("tracker", {"storage": "postgresql://u:secret@host/d"}, "the address carries a password"),
     ("tracker", {"artifacts": "s3://key:secret@bucket"}, "the address carries a password"),
     ("tracker", {"mlflow": {"artifacts": "all"}}, "not known here"),

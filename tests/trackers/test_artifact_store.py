@@ -40,6 +40,8 @@ def test_dropping_keeps_what_is_named_and_what_is_not_ours(tmp_path):
         kept.append(store.store(tmp_path / "m.onnx"))
     (store.folder / "notes.txt").write_text("mine")
     (store.folder / f".{'0' * 32}.part").write_text("of a dead writer")
+    (store.folder / ".export-x1y2").mkdir()  # a worker that was killed while it exported
+    (store.folder / ".export-x1y2" / "model.onnx").write_text("half")
     store.drop({kept[1].sha256})
     assert {p.name for p in store.folder.iterdir()} == {kept[1].file_name, "notes.txt"}
 

@@ -1,8 +1,11 @@
+import gc
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 
 import pytest
 
@@ -72,6 +75,35 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         os.waitpid(child, 0)
         os.close(read)
         os.close(write)
+
+
+def test_a_lock_that_was_let_go_is_forgotten(tmp_path):
+    lock = FileLock.take(tmp_path / "l", "test")
+    gone = weakref.ref(lock)
+    lock.release()
+    del lock
+    gc.collect()
+    assert gone() is None
+
+
+def test_one_who_looks_does_not_keep_a_driver_out(tmp_path):
+    path, stop = tmp_path / "l", threading.Event()
+    FileLock.take(path, "test").release()
+
+    def look():
+        while not stop.is_set():
+            FileLock.held(path)
+
+    lookers = [threading.Thread(target=look) for _ in range(2)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(300):
+            FileLock.take(path, "test").release()
+    finally:
+        stop.set()
+        for looker in lookers:
+            looker.join()
 
 
 def test_it_waits_as_long_as_it_is_told(tmp_path):

@@ -1,13 +1,16 @@
 """MLflow servers that are away, hang, or die in the middle."""
 
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from local_server import free_port, mlflow_server
 
 from paretune.errors import EnvironmentFault
 from paretune.trackers import mlflow_tracker
+from paretune.trackers.mlflow_link import client, mlflow_calls
 from paretune.trackers.mlflow_tracker import MlflowProjector, download_artifact, read_run, sync
 from paretune.trackers.study import Study
 
@@ -117,6 +120,27 @@ def test_a_server_that_comes_too_late_is_brought_up_by_a_sync(tmp_path, server, 
         server.start()
         assert sync(study, server.uri).created == 0
         assert numbers(server.uri, study.id) == list(range(8))
+
+
+def test_a_slow_server_is_asked_for_a_run_once(clean_environment):
+    """It makes the run all the same, so that asking again would make two."""
+    asked = []
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.path)
+            time.sleep(1.5)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, mlflow_calls(1):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(Exception, match="timed out"):
+            client(f"http://127.0.0.1:{server.server_port}").create_run("0")
+        time.sleep(0.5)
+        server.shutdown()
+    assert [path.rpartition("/")[2] for path in asked] == ["create"]
 
 
 def test_a_server_that_is_away_delays_nothing(tmp_path, recorded, clean_environment):

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,7 +12,13 @@ import pytest
 from paretune.errors import EnvironmentFault, InputError
 from paretune.trackers.mlflow_link import MlflowSettings, mlflow_calls, reason
 from paretune.trackers.mlflow_mirror import Mirror
-from paretune.trackers.mlflow_tracker import MlflowProjector, download_artifact, read_run, sync
+from paretune.trackers.mlflow_tracker import (
+    MlflowProjector,
+    SyncReport,
+    download_artifact,
+    read_run,
+    sync,
+)
 from paretune.trackers.study import BASELINE, Study
 
 pytestmark = pytest.mark.usefixtures("without_optuna")
@@ -188,8 +196,42 @@ def test_what_was_deleted_or_half_written_is_made_whole(study, uri):
     assert sorted(runs) == list(range(TRIALS)) and runs[5].info.status == "FINISHED"
     link.delete_run(report.run_id)
     again = sync(study, uri)
-    assert again.run_id != report.run_id and again.created == TRIALS + 1
+    assert again.run_id != report.run_id and (again.created, again.updated) == (1, TRIALS)
+    runs = children(uri, study)  # the same ones, of the new parent
+    assert sorted(runs) == list(range(TRIALS))
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {again.run_id}
     assert read_run(again.run_id, uri).front().front
+
+
+def test_runs_made_twice_are_made_one_again(study, uri):
+    """What calls leave behind whose answers came too late: a search and two trials once more."""
+    report = sync(study, uri)
+    link, runs = client(uri), children(uri, study)
+    search = link.get_run(report.run_id)
+    for run in (search, runs[3], runs[7]):
+        tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.note")}
+        link.create_run(run.info.experiment_id, run.info.start_time + 1, tags, run.info.run_name)
+    link.update_run(runs[7].info.run_id, status="RUNNING")  # neither is finished
+    mended = sync(study, uri)
+    assert mended.run_id == report.run_id and mended.problems == ()
+    assert (mended.created, mended.skipped + mended.updated) == (0, TRIALS + 1)
+    after = children(uri, study)
+    assert sorted(after) == list(range(TRIALS))
+    assert after[3].info.run_id == runs[3].info.run_id
+    assert {run.info.status for run in after.values()} == {"FINISHED", "FAILED"}
+    where = f"tags.`paretune.study` = '{study.id}' and tags.`paretune.kind` = 'search'"
+    assert len(link.search_runs([search.info.experiment_id], where)) == 1
+    assert (sync(study, uri).created, sync(study, uri).updated) == (0, 0)
+
+
+def test_a_damaged_record_of_a_study_is_one_line(study, uri, tmp_path):
+    report = sync(study, uri)
+    stored = next((tmp_path / "mlflow").glob(f"**/{report.run_id}/artifacts/study.json"))
+    record = json.loads(stored.read_text())
+    for front in ([1], [{"number": 0}], None):
+        stored.write_text(json.dumps({**record, "front": front}))
+        with pytest.raises(InputError, match=r"study.json is damaged .*; run `paretune sync`"):
+            read_run(report.run_id, uri)
 
 
 def test_a_wiped_store_is_filled_again(study, uri, empty_store):
@@ -339,15 +381,22 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     with mlflow_calls(), mlflow_calls(120):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "120"
-        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
-def test_a_reason_is_one_line_without_a_password():
-    error = RuntimeError("cannot reach http://me:secret@host:5000/api\n  after 3 tries")
-    assert reason(error) == "cannot reach http://host:5000/api after 3 tries"
+@pytest.mark.parametrize("before", [1, 150, 170, 180, 184])
+@pytest.mark.parametrize("user", ["me:secret", "me:secret/secret", "me:secret@secret", "secret"])
+def test_a_reason_is_one_line_without_a_password(before, user):
+    error = RuntimeError(f"{'x' * before} http://{user}@host:5000/api\n  after 3 tries")
+    assert reason(error) == f"{'x' * before} http://host:5000/api after 3 tries"[:200]
+
+
+def test_the_summary_of_a_sync_shows_no_password():
+    report = SyncReport(1, 0, 0, (), "0", "postgresql://me:secret@host/mlflow", "x")
+    assert "postgresql://host/mlflow" in report.summary and "secret" not in report.summary
 
 
 def test_the_projector_draws_the_search_while_it_runs(tmp_path, uri, recorded, capfd):
@@ -365,6 +414,48 @@ def test_the_projector_draws_the_search_while_it_runs(tmp_path, uri, recorded, c
         assert (after.created, after.updated) == (0, 0)
     printed = capfd.readouterr()
     assert printed.out == "" and "INFO" not in printed.err
+
+
+def test_a_bad_address_is_refused_before_the_search(tmp_path, clean_environment):
+    with pytest.raises(InputError, match="not an address of a database or a server: 'mlruns'"):
+        MlflowProjector(tmp_path, {"uri": "mlruns"})
+
+
+def test_a_push_between_two_pictures_writes_trials_only(tmp_path, uri, recorded):
+    """What grows with the square of the trials, or takes seconds, is left to the pictures' turn."""
+    with recorded.new_study(tmp_path / "s", trials=4) as study:
+        mirror = Mirror(study, MlflowSettings(uri))
+        parent = mirror.push(final=False).parent.run_id
+        history = client(uri).get_metric_history(parent, "front_size")
+        recorded.run_trial(study, 4)
+        mirror.push(final=False, pictures=False)
+        assert sorted(children(uri, study)) == list(range(5))
+        assert client(uri).get_metric_history(parent, "front_size") == history
+        mirror.push(final=False)
+        steps = {m.step for m in client(uri).get_metric_history(parent, "front_size")}
+        assert steps == {0, 1, 2, 4}
+
+
+def test_the_projector_rests_nineteen_times_as_long_as_it_works(tmp_path, recorded, monkeypatch):
+    """Pushes of 0.3 s each, and always something new: after the first one at most one in 6 s."""
+    pushes = []
+
+    def push(mirror, final, pictures):
+        pushes.append(final)
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+        return SimpleNamespace(parent=SimpleNamespace(run_id="0"))
+
+    monkeypatch.setattr(Mirror, "push", push)
+    with recorded.new_study(tmp_path / "s"):
+        projector = MlflowProjector(tmp_path / "s", {"uri": "sqlite:///x.db"})
+        end = time.monotonic() + 4.5
+        while time.monotonic() < end:
+            projector.notify(0)
+            time.sleep(0.01)
+        assert pushes.count(False) == 2
+        assert projector.close() == () and pushes[2:] == [True]
 
 
 def test_a_study_without_any_trial_can_be_drawn(tmp_path, uri, recorded):
