@@ -52,14 +52,19 @@ class Expression:
         condition = parse_condition(text, where, list(known))
         for leaf in condition.leaves():
             _check_bound(leaf, where)
-        _check_intervals(condition, where)
-        return cls(condition)
+        expression = cls(condition)
+        expression.check(where)
+        return expression
 
     @classmethod
     def all_of(cls, expressions: Iterable[Expression]) -> Expression | None:
         """The condition that all of them hold; None when there are none."""
         parts = tuple(expression.condition for expression in expressions)
         return cls(parts[0] if len(parts) == 1 else All(parts)) if parts else None
+
+    def check(self, where: str) -> None:
+        """Raises InputError when its parts contradict each other: nothing can meet it."""
+        _check_intervals(self.condition, where)
 
     def holds(self, values: Mapping[str, float]) -> bool:
         """Whether these values meet the condition."""

@@ -131,15 +131,15 @@ class _Parser:
             problem = f"{token.text!r} was measured on several targets"
             raise InputError(self.where, problem, "write one of: " + ", ".join(suffixed))
         raise InputError(
-            self.where, f"unknown value {token.text!r}", nearest(token.text, self.known)
+            self.where, f"unknown value {token.text!r:.80}", nearest(token.text, self.known)
         )
 
     def number(self, token: Token, name: str) -> float:
         scales = _SCALES.get(unit_of(name), {})
         factor = {unit.lower(): scale for unit, scale in scales.items()}.get(token.unit.lower())
         if token.unit and factor is None:
-            units = ", ".join(scales)
-            self.fail(f"{name} does not take the unit {token.unit!r} (units: {units})", token)
+            units = f" (units: {', '.join(scales)})" if scales else ""
+            self.fail(f"{name} does not take the unit {token.unit!r}{units}", token)
         value = float(token.text) * (factor or 1.0)
         if not math.isfinite(value):
             self.fail("the number is too large", token)

@@ -69,8 +69,8 @@ class Objective:
         """
         name, options = (item, {}) if isinstance(item, str) else _single(item, where)
         if name not in QUANTITIES:
-            raise InputError(where, f"unknown objective {name!r}", nearest(name, QUANTITIES))
-        return cls(name, options or {})
+            raise InputError(where, f"unknown objective {name!r:.80}", nearest(name, QUANTITIES))
+        return cls(name, options)
 
 
 def quantity_name(name: str) -> str | None:

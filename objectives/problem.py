@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,28 +91,30 @@ class Problem:
 
 
 def parse_objectives(job: Job) -> tuple[Objective, ...]:
-    """The job's objectives. Raises InputError on an unknown one, or none for the score."""
-    found = tuple(
-        _objective(job, item, job.where(f"objectives[{i}]"))
-        for i, item in enumerate(job.objectives)
-    )
-    score = "fidelity" if job.task.score == "fidelity" else "accuracy"
-    other = "accuracy" if score == "fidelity" else "fidelity"
-    for i, objective in enumerate(found):
-        if quantity_name(objective.name) in (other, "divergence"):
-            raise InputError(
-                job.where(f"objectives[{i}]"),
-                f"{objective.name!r} is not measured with score {job.task.score!r}",
-                f"use {score!r}",
-            )
-    names = [objective.name for objective in found]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise InputError(
-                job.where(f"objectives[{i}]"), f"{name!r} is listed twice", "remove one"
-            )
-        check_measurable([name], job.where(f"objectives[{i}]"), target_names(job))
-    return found
+    """The job's objectives. Raises InputError on an unknown one, one that is listed twice, or one
+    that the job's score or this machine does not measure."""
+    found: list[Objective] = []
+    for i, item in enumerate(job.objectives):
+        where = job.where(f"objectives[{i}]")
+        objective = _objective(job, item, where)
+        if objective.name in [other.name for other in found]:
+            raise InputError(where, f"{objective.name!r} is listed twice", "remove one")
+        _check_scored(job, [objective.name], where)
+        check_measurable([objective.name], where, target_names(job))
+        found.append(objective)
+    return tuple(found)
+
+
+def _check_scored(job: Job, names: Sequence[str], where: str) -> None:
+    """Raises InputError for a value of a score that is another than the job's."""
+    known = {"accuracy": ("accuracy", "accuracy_drop", "loss")}
+    known["fidelity"] = ("fidelity", "divergence", "accuracy_drop")
+    measured = known.get(job.task.score, ("accuracy", "accuracy_drop"))
+    for name in names:
+        quantity = quantity_name(name)
+        if quantity in {q for scored in known.values() for q in scored} - {*measured}:
+            problem = f"{name!r} is not measured with score {job.task.score!r}"
+            raise InputError(where, problem, "measured: " + ", ".join(measured))
 
 
 def _objective(job: Job, item: Any, where: str) -> Objective:
@@ -153,13 +155,16 @@ def value_names(job: Job) -> list[str]:
 
 
 def parse_constraints(job: Job) -> tuple[Expression, ...]:
-    """The job's constraints. Raises InputError on bad syntax, one that nothing can meet, or a value
-    that this machine cannot measure."""
+    """The job's constraints. Raises InputError on bad syntax, on what nothing can meet (each alone
+    or all together), and on a value that the job's score or this machine does not measure."""
     known, found = value_names(job), []
     for i, text in enumerate(job.constraints):
         where = job.where(f"constraints[{i}]")
         found.append(Expression.parse(text, where, known))
+        _check_scored(job, found[-1].names, where)
         check_measurable(found[-1].names, where, target_names(job))
+    if together := Expression.all_of(found):
+        together.check(job.where("constraints"))
     return tuple(found)
 
 
@@ -179,7 +184,7 @@ def parse_targets(job: Job) -> list[Target]:
 
 
 def _target(job: Job, name: str) -> Target:
-    where = job.where("target.name")
+    where = _target_place(job, name)
     options: dict[str, Any] = {
         "format": job.target.format,
         "threads": job.target.threads,
@@ -197,6 +202,15 @@ def _target(job: Job, name: str) -> Target:
         key: value for key, value in options.items() if key in known or key not in SHARED_OPTIONS
     }
     return make_target(name, options | job.target.options.get(name, {}), where)
+
+
+def _target_place(job: Job, name: str) -> str:
+    """Where the job names a target: at an objective, or in its target section."""
+    for i, item in enumerate(job.objectives):
+        for quantity, options in item.items() if isinstance(item, Mapping) else ():
+            if (options or {}).get("target") == name:
+                return job.where(f"objectives[{i}].{quantity}.target")
+    return job.where("target.name" if name == job.target.name else "target.also")
 
 
 def find_space(job: Job, task: Task, target: Target, further: Sequence[Target] = ()) -> SearchSpace:

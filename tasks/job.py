@@ -15,7 +15,7 @@ from pydantic import PrivateAttr, ValidationError
 
 from ..errors import InputError, nearest
 from .job_errors import explain
-from .sections import JobSections
+from .sections import JobSections, TargetSection
 from .yaml_source import MOST_DEPTH, Lines, dump_yaml, read_yaml
 
 DEFAULT_TARGET = "onnxruntime-cpu"
@@ -33,10 +33,14 @@ class Job(JobSections):
 
     _source: str = PrivateAttr("job")
     _lines: Lines | None = PrivateAttr(None)
+    _written: tuple[int, ...] = PrivateAttr(())  # of each objective: which entry of the file it is
 
     def where(self, section: str) -> str:
         """Where a value stands, for messages: ``"job.yaml:12: search.sampler"``."""
-        return _where(self._source, self._lines, _path(section))
+        path = _path(section)
+        if path[:1] == ("objectives",) and path[1:2] and path[1] in range(len(self._written)):
+            path = ("objectives", self._written[int(path[1])], *path[2:])
+        return _where(self._source, self._lines, path)
 
     def to_json(self) -> dict[str, Any]:
         """The resolved job as plain JSON; :func:`load_job` reads it back equal."""
@@ -78,8 +82,11 @@ def load_job(source: Path | str | Mapping[str, Any] | Job) -> Job:
         data = _plain(data, name, lines)
     job = _validated(data, name, lines)
     folder = _absolute(str(job.folder), base, job.where("folder"))
+    written = [i for i, item in enumerate(job.objectives) for _ in _one_target_each(item)]
     resolved = _settle_target(job, _resolve(job, Path(folder)))
-    return _validated(resolved, name, lines)
+    settled = _validated(resolved, name, lines)
+    settled._written = tuple(written)
+    return settled
 
 
 def job_schema() -> dict[str, Any]:
@@ -234,8 +241,7 @@ def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
                         raise InputError(spot, f"expected a target's name, got {one!r:.80}", "")
                 named += each
                 continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InputError(spot, f"expected a whole number, got {value!r:.80}", "")
+            _check_target(option, value, spot)
             if stated.setdefault(option, value) != value:
                 raise InputError(
                     spot,
@@ -249,10 +255,18 @@ def _settle_target(job: Job, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def _check_target(key: str, value: Any, spot: str) -> None:
+    """Refuse, where an objective says it, what the target section would refuse."""
+    try:
+        TargetSection.model_validate({key: value})
+    except ValidationError as error:
+        raise explain(error, {key: value}, TargetSection, lambda _: spot) from None
+
+
 def _one_target_each(item: Any) -> list[Any]:
     """``{latency_ms: {target: [a, b]}}`` as one objective for a and one for b."""
     name, options = next(iter(item.items())) if isinstance(item, dict) and item else ("", None)
     named = options.get("target") if isinstance(options, dict) else None
-    if not isinstance(options, dict) or not isinstance(named, list):
+    if not isinstance(options, dict) or not isinstance(named, list) or not named:
         return [item]
     return [{name: options | {"target": target}} for target in named]

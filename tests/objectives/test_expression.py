@@ -137,6 +137,7 @@ def test_units(text: str, name: str, bound: float) -> None:
         ("accuracy >", "at column 11: 'accuracy >^'"),
         ("accuracy >= 0.9 size_ratio < 1", "expected 'and', 'or' or the end at column 17"),
         ("latency_ms < 3kB", "does not take the unit 'kB' (units: us, µs, ms, s)"),
+        ("energy_mj < 5mJ", "does not take the unit 'mJ' at column 13"),
         ("size_ratio < latency_ratio", "one side must be a name, the other a number"),
         ("__import__('os')", "unexpected sign"),
         ("", "empty"),
