@@ -76,7 +76,7 @@ def _row(layer: LayerAnatomy, anatomy: Anatomy, most_bytes: int, most_ms: float)
         text = f"{layer.kept} of {layer.full}" if layer.kept < layer.full else f"{layer.full}"
         cells += f"<td class=gauge>{_bar('kept', layer.kept / layer.full, 1.0)}{text}</td>"
     zeros = f" · {layer.zeros} % zeros" if layer.zeros else ""
-    kind = "fp32" if layer.bits == 32 else "fp16" if layer.bits == 16 else f"int{layer.bits}"
+    kind = "fp32" if layer.bits == 32 else "16-bit" if layer.bits == 16 else f"int{layer.bits}"
     wider = f" (inputs {layer.activation_bits})" if layer.activation_bits > layer.bits else ""
     cells += f"<td><span class='bits b{layer.bits}'>{kind}</span>{zeros}{wider}</td>"
     cells += f"<td>{escape(layer.rank)}</td>"

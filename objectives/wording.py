@@ -18,6 +18,8 @@ LABELS = {
     "size_bytes": "File size",
     "size_ratio": "Size",
     "compression_ratio": "Compression",
+    "archive_bytes": "Packed size",
+    "archive_ratio": "Packed size",
     "latency_ms": "Latency",
     "latency_ratio": "Latency",
     "macs": "MACs",
@@ -35,7 +37,7 @@ def label(name: str) -> str:
     if owner is None:
         return name
     suffix = name[len(owner) + 1 :]
-    return LABELS[owner] + (f" ({suffix})" if suffix else "")
+    return LABELS.get(owner, owner) + (f" ({suffix})" if suffix else "")
 
 
 def legible(name: str, value: float | None) -> str:
@@ -82,7 +84,8 @@ def summary(plan: CompressionPlan, original: CompressionPlan | None = None) -> s
 
     original: the identity plan, whose groups are the full channel counts. ``keep`` is the mean
     over the channel groups of the share kept (without ``original``: the channels kept in all).
-    ``int8 19/20``: 19 of 20 layers store 8-bit weights. ``rank``: layers factorised.
+    ``int8 19/20``: 19 of 20 layers store 8-bit weights. ``16-bit``: layers in half precision.
+    ``rank``: layers factorised. ``zeros``: layers some of whose weights are set to zero.
     """
     parts: list[str] = []
     if original is not None:
@@ -95,8 +98,11 @@ def summary(plan: CompressionPlan, original: CompressionPlan | None = None) -> s
     total = len(plan.layers)
     widths = Counter(choice.weight_bits for choice in plan.layers.values())
     for bits in sorted((b for b in widths if b < 32), reverse=True):
-        parts.append(f"int{bits} {widths[bits]}/{total}")
+        parts.append(f"{'16-bit' if bits == 16 else f'int{bits}'} {widths[bits]}/{total}")
     factorised = sum(choice.method is not None for choice in plan.layers.values())
     if factorised:
         parts.append(f"rank {factorised} layer{'s' if factorised > 1 else ''}")
+    sparse = sum(choice.sparsity > 0 for choice in plan.layers.values())
+    if sparse:
+        parts.append(f"zeros {sparse} layer{'s' if sparse > 1 else ''}")
     return " · ".join(parts) or "unchanged"
