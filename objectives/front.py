@@ -180,20 +180,18 @@ class ParetoFront:
         found = [p for p in candidates if goal is None or goal.holds(p.values)]
         if goal is not None and not found:
             raise NothingMeetsError(nearest_miss(goal, candidates))
+        if best is not None:
+            found = [p for p in found if best in p.values]
+            if not found:
+                raise NothingMeetsError(f"no point that meets '{goal}' was measured in {best!r}")
         found = [p for p in found if p.rung == "confirm"] or found
         if best is None:
             return self._knee(found)
         owner = quantity_name(best)
         sign = -1.0 if owner and QUANTITIES[owner].maximize else 1.0
-        found = [p for p in found if best in p.values] or found
         return min(
             found,
-            key=lambda p: (
-                sign * p.values.get(best, 0.0),
-                not p.front,
-                *self._costs(p),
-                p.number,
-            ),
+            key=lambda p: (sign * p.values[best], not p.front, *self._costs(p), p.number),
         )
 
     def nearest(self) -> Point | None:

@@ -160,6 +160,18 @@ def test_choose() -> None:
         front_of().knee()
 
 
+def test_choose_takes_a_point_that_has_the_value() -> None:
+    values = measured(0.89, 250, 1.1).values | {"archive_bytes": 9.0}
+    front = front_of(
+        (1, measured(0.88, 200, 1.0, 1)),
+        (3, Evaluation(plan(3), "measure", values)),
+        (1, measured(0.88, 200, 1.0, 1, "confirm")),
+    )
+    assert front.choose(best="archive_bytes").number == 3
+    with pytest.raises(NothingMeetsError, match="'size_bytes < 220' was measured in 'archive"):
+        front.choose("size_bytes < 220", best="archive_bytes")
+
+
 def test_choose_keeps_the_constraints_and_breaks_ties_by_the_front() -> None:
     rows = [
         (1, measured(0.85, 100, 1.0, 1)),
@@ -214,6 +226,8 @@ def test_summary_says_what_was_done() -> None:
     )
     assert summary(changed, FULL) == "keep 0.62 · int8 2/3 · rank 1 layer"
     assert summary(FULL, FULL) == "unchanged"
+    sparse = CompressionPlan({}, {"a": LayerChoice(sparsity=50), "b": LayerChoice(16, 16)})
+    assert summary(sparse, FULL) == "16-bit 1/2 · zeros 1 layer"
 
 
 def test_answers_are_the_best_within_each_loss() -> None:
