@@ -127,8 +127,11 @@ def relate(
     score: str,
     right: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Add the numbers that are relative to the baseline; of the baseline, return the notes that
-    later comparisons need. right: whether each example was answered rightly, (n,) bool."""
+    """Add what is relative to the baseline, and the error of what follows from the latency; of the
+    baseline, return the notes that later comparisons need. right: whether each example was
+    answered rightly, (n,) bool."""
+    if "throughput" in values and "latency_ms" in errors:
+        errors["throughput"] = values["throughput"] * errors["latency_ms"] / values["latency_ms"]
     base: Mapping[str, float] = baseline.values if baseline is not None else values
     values["size_ratio"] = values["size_bytes"] / base["size_bytes"]
     values["compression_ratio"] = base["size_bytes"] / values["size_bytes"]

@@ -13,6 +13,7 @@ import torch
 
 from paretune.deploy.pull import pull
 from paretune.errors import InputError
+from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.evaluation import Artifact, Evaluation
 from paretune.objectives.front import ParetoFront
 from paretune.objectives.further import measured_on, seen_from
@@ -100,6 +101,20 @@ def test_the_report_says_where_the_fronts_differ() -> None:
         front.choose(best="latency_ms")
     with pytest.raises(InputError, match="accuracy_onnxruntime_cpu, accuracy_openvino_cpu"):
         front.choose("accuracy > 0.5", "latency_ms_openvino_cpu")
+
+
+def test_a_further_target_scores_the_examples_that_the_first_one_scores(tmp_path: Path) -> None:
+    """Only confirming looks at the evaluation split; a trained point is judged by the search's."""
+    job = {**JOB, "target": {"name": ORT, "also": ["torch-cpu"]}}
+    job["objectives"] = ["macs", "params"]
+    job["space"] = {"bits": [32]}
+    job["task"] = {**JOB["task"], "data": {"kind": "digits", "search": 90}}
+    evaluator = Evaluator.for_problem(Problem.from_job(load_job(job)), tmp_path)
+    for rung in ("measure", "recover", "confirm"):
+        found = evaluator.evaluate(evaluator.space.identity, rung)
+        assert found.cause is None
+        assert (found.notes["examples"] == 90) is (rung != "confirm")
+        assert found.notes["torch_cpu"]["examples"] == found.notes["examples"]
 
 
 def test_files_beside_survive_json() -> None:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from paretune.errors import CandidateError, InputError
 from paretune.objectives import resources
+from paretune.objectives.further import relate
 from paretune.objectives.problem import parse_constraints, parse_objectives
 from paretune.targets.catalogue import make_target
 from paretune.targets.energy import energy_counters, energy_mj
@@ -28,6 +29,13 @@ def test_throughput_is_examples_a_second() -> None:
         ["throughput"], target, Path("none"), batch, {"latency_ms": 4.0}
     )
     assert found == {"throughput": 2000.0}
+
+
+def test_throughput_is_as_uncertain_as_the_latency_it_follows_from() -> None:
+    values = {"latency_ms": 4.0, "throughput": 2000.0, "size_bytes": 10.0}
+    errors = {"latency_ms": 0.06}
+    relate(values, errors, None, "accuracy")
+    assert errors["throughput"] == pytest.approx(0.015 * 2000)
 
 
 def test_energy_is_refused_where_the_machine_does_not_tell(
