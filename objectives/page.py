@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .anatomy import Anatomy
@@ -21,7 +20,6 @@ from .look import ACCENT
 from .page_tables import answers_table, front_table
 from .panel import view_title
 from .size_classes import size_classes
-from .table import write_whole
 from .target_fronts import differences
 from .wording import label, legible
 
@@ -99,7 +97,7 @@ def _json(figures: Mapping[str, Any]) -> str:
     plain = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
     for figure in plain.values():
         figure["layout"].pop("template", None)
-    return json.dumps(plain).replace("</", "<\\/")
+    return json.dumps(plain).replace("<", "\\u003c")  # or a name may open or close the script
 
 
 def _chosen(front: ParetoFront) -> int | None:
@@ -188,16 +186,6 @@ def _search(history: pd.DataFrame, knobs: Knobs | None) -> str:
 def _targets(front: ParetoFront) -> str:
     """With several targets: where their fronts differ."""
     return "".join(f'\n<p class="note">{escape(line)}</p>' for line in differences(front))
-
-
-def write_page(
-    path: str | Path,
-    front: ParetoFront,
-    history: pd.DataFrame | None = None,
-    title: str | None = None,
-) -> None:
-    """Write :func:`front_page` to a file, whole or not at all. Raises EnvironmentFault."""
-    write_whole(Path(path), front_page(front, history, title))
 
 
 def _tiles(front: ParetoFront) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from pathlib import Path
+from html import escape
+from typing import Any
 
 import numpy as np
 import pytest
 
+from paretune.objectives.anatomy import anatomy
 from paretune.objectives.evaluation import Evaluation
-from paretune.objectives.figure import front_figure
+from paretune.objectives.figure import front_figure, views
 from paretune.objectives.front import ParetoFront
-from paretune.objectives.objective import Objective
-from paretune.objectives.page import front_page, write_page
+from paretune.objectives.knobs import Knob, Knobs
+from paretune.objectives.objective import QUANTITIES, Objective
+from paretune.objectives.page import front_page
+from paretune.objectives.wording import label
 from paretune.spaces.plan import CompressionPlan, LayerChoice
 
 FULL = CompressionPlan({"a": 32}, {"<b>": LayerChoice()})
@@ -37,10 +42,21 @@ def study(
     return ParetoFront(rows, objectives, constraints, base)
 
 
-def test_the_page_needs_no_network(tmp_path: Path) -> None:
+def figures(page: str) -> dict[str, Any]:
+    """The figures that the page's script draws; numbers that are not finite are refused."""
+    text = page.split('<script type="application/json" id="figures">')[1].split("</script>")[0]
+    assert "<" not in text
+
+    def refuse(number: str) -> None:
+        raise AssertionError(f"{number} is no JSON")
+
+    found: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return found
+
+
+def test_the_page_needs_no_network() -> None:
     front = study("size_bytes", "latency_ms", constraints=("accuracy >= 0.8",))
-    write_page(tmp_path / "front.html", front, title="<i>study</i>")
-    text = (tmp_path / "front.html").read_text()
+    text = front_page(front, title="<i>study</i>")
     assert "&lt;i&gt;study&lt;/i&gt;" in text
     assert len(text) > 3_000_000  # plotly itself is inside
     tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", text)
@@ -50,6 +66,32 @@ def test_the_page_needs_no_network(tmp_path: Path) -> None:
     assert "@import" not in style
     for point in front:
         assert f'id="trial-{point.number}"' in text
+
+
+@pytest.mark.parametrize("name", ["</script><img src=x>", "<!--<script>", "<b onclick=x>"])
+def test_a_layers_name_is_text_wherever_it_stands(name: str) -> None:
+    front = study("size_bytes", "latency_ms", count=5)
+    layers = anatomy(front[1].plan, CompressionPlan({"a": 32}, {name: LayerChoice()}))
+    knobs = Knobs((Knob("bits", name, 1.0),), "nats", f"how {name}", logarithmic=True)
+    page = front_page(front, anatomies={p.number: layers for p in front}, knobs=knobs)
+    assert figures(page)["knobs"]["data"][0]["y"][0].startswith(name)
+    assert name not in page
+    assert page.count(escape(name)) > 2
+
+
+def test_quantities_of_every_kind_are_drawn() -> None:
+    """Whatever is in QUANTITIES may be an objective, and has a name."""
+    values = {name: 0.5 for name in QUANTITIES}
+    plan = CompressionPlan({"a": 8}, {"<b>": LayerChoice(sparsity=50)})
+    objectives = [Objective(name, {}) for name in QUANTITIES]
+    front = ParetoFront(
+        [(0, Evaluation(FULL, "measure", values)), (1, Evaluation(plan, "measure", values))],
+        objectives,
+    )
+    text = " ".join(t for trace in front_figure(front).data for t in trace.text or ())
+    for name in ("archive_bytes", "energy_mj", "throughput"):
+        assert label(name) in text
+    assert label("a_new_one") == "a_new_one"
 
 
 def test_every_point_is_in_both_views_once() -> None:
@@ -122,7 +164,6 @@ def test_constraints_are_shaded() -> None:
     ids=["size", "macs", "fidelity", "baseline apart", "baseline only", "none feasible", "empty"],
 )
 def test_it_is_drawn_with_what_there_is(front: ParetoFront) -> None:
-    page = front_page(front)
-    assert "NaN" not in page[page.index("Plotly.newPlot") :].split("</script>")[0]
+    assert len(figures(front_page(front))) >= len(views(front))
     for trace in front_figure(front, front.history()).data:
         assert all(y is None or math.isfinite(y) for y in trace.y)
