@@ -60,12 +60,10 @@ class Replay:
     def skip(self, network: nn.Module, changed: Iterable[str]) -> int:
         """Replace, in place, what had finished before any of ``changed`` started; how many.
 
-        network: of the same structure as the recorded one. Names not run count as changed first.
+        network: of the same structure as the recorded one. A module that never ran by
+        itself (its weights may be read by another) counts as started first.
         """
-        starts = [self._spans[name][0] for name in changed if name in self._spans]
-        if not starts:
-            return 0
-        first = min(starts)
+        first = min((self._spans.get(name, (0,))[0] for name in changed), default=0)
         done = {n for n in self._results if self._spans[n][1] < first}
         outer = [n for n in done if not any(_inside(n, other) for other in done)]
         for name in outer:

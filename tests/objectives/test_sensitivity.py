@@ -63,6 +63,28 @@ def test_skipping_what_ran_before_changes_nothing(name: str) -> None:
     assert skipped
 
 
+class _Reader(nn.Module):
+    """Reads the weights of a layer that never runs by itself, before another one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(nn.functional.linear(x, self.read.weight)))
+
+
+def test_nothing_is_skipped_after_a_layer_that_only_lends_its_weights() -> None:
+    network, inputs = _Reader(), torch.randn(3, 4)
+    replay = Replay(network, inputs)
+    with torch.no_grad():
+        for layer in (network.read, network.last):
+            layer.weight.mul_(0.5)
+        whole = network(inputs)
+        assert replay.skip(network, ["read", "last"]) == 0
+        assert torch.equal(network(inputs), whole)
+
+
 def test_damage_is_the_divergence_of_the_whole_network(screen: Screen, table: Sensitivity) -> None:
     inputs = screen.calibration_inputs[:EXAMPLES]
     compressor = screen.compressor
