@@ -17,6 +17,7 @@ from ..errors import CandidateError
 from ..targets.speed_states import SpeedStates
 from ..targets.target import Target, Timing
 from .evaluation import Evaluation
+from .table import write_whole
 
 SPEED_STATES = ".speed_states.json"
 ATTEMPTS = 3
@@ -126,8 +127,7 @@ class LatencyMeter:
 
     def _keep_states(self) -> None:
         if self._target.states is not None and self._known_states() is None:
-            states = json.dumps(self._target.states.to_json())
-            self._states.write_text(states, encoding="utf-8")
+            write_whole(self._states, json.dumps(self._target.states.to_json()))
 
 
 @contextmanager

@@ -12,8 +12,11 @@ from torch import nn
 from paretune.objectives.counts import count_macs, count_params
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.evaluation import Evaluation
+from paretune.objectives.latency import SPEED_STATES, LatencyMeter
 from paretune.objectives.problem import Problem
 from paretune.spaces.plan import CompressionPlan
+from paretune.targets.catalogue import make_target
+from paretune.targets.speed_states import SpeedStates
 from paretune.tasks.job import load_job
 
 JOB = {
@@ -96,6 +99,26 @@ def test_a_plan_that_does_not_fit_is_a_recorded_failure(
     found = evaluator.evaluate(wrong, "measure", baseline)
     assert found.failed and "nowhere" in found.cause and "\n" not in found.cause
     assert not list((evaluator.folder / "artifacts").glob(".export-*"))
+
+
+def test_speed_states_are_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file of them would fail every later trial, after a resume too."""
+    target = make_target("onnxruntime-cpu")
+    target.states = SpeedStates.from_levels([1.0] * 30)
+    meter = LatencyMeter(target, tmp_path, np.zeros((1, 3), np.float32))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            meter._keep_states()
+    assert not (tmp_path / SPEED_STATES).exists()
+    meter._keep_states()
+    assert meter._known_states() == target.states
 
 
 def test_counts_match_closed_forms() -> None:
