@@ -6,11 +6,9 @@ Less than a millisecond a plan, so that a search can price every plan that it th
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -86,11 +84,6 @@ class CostModel:
         if "latency_ms" in values:
             values["latency_ratio"] = values["latency_ms"] / self._base["latency_ms"]
         return values
-
-    def costs_many(self, genotypes: Iterable[Mapping[str, int]]) -> dict[str, np.ndarray]:
-        """The same for many genotypes: value name -> (n,) float64."""
-        rows = [self.costs(self.space.plan(genotype)) for genotype in genotypes]
-        return {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     def _costs(self, plan: CompressionPlan) -> dict[str, float]:
         shapes = self.table.shapes(plan)

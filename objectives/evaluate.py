@@ -253,17 +253,6 @@ class Evaluator:
 
         return predict
 
-    def predictions_agree(self, plan: CompressionPlan, artifact: Artifact) -> float:
-        """Share of search examples on which the exported file and the torch network agree."""
-        network = self.compressor.compress(plan).network
-        predict = self.predict(self.target, self._path(artifact))
-        same = total = 0
-        with torch.inference_mode():
-            for inputs, _ in self.task.search.batches(100):
-                same += int((network(inputs).argmax(1) == predict(inputs).argmax(1)).sum())
-                total += len(inputs)
-        return same / total
-
 
 @contextmanager
 def _clocked(seconds: dict[str, float], stage: str) -> Iterator[None]:

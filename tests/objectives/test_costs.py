@@ -105,13 +105,3 @@ def test_a_thousand_plans_a_second() -> None:
     for plan in plans:
         model.costs(plan)
     assert (time.thread_time() - begin) / len(plans) < 1e-3
-
-
-def test_many_at_once_are_the_single_ones() -> None:
-    _, _, space, _, model = made("residual")
-    draws = [{}, {p: n - 1 for p, n in space.parameters.items()}]
-    many = model.costs_many(draws)
-    for index, genotype in enumerate(draws):
-        single = model.costs(space.plan(genotype))
-        assert {name: column[index] for name, column in many.items()} == single
-    assert many["size_ratio"][0] == 1
