@@ -151,18 +151,12 @@ class Screen:
     def _score_original(self, examples: int) -> tuple[float, list[tuple[_Slice, float, Tensor]]]:
         task, name = self.task, self.task.score.name
         whole = task.score.measure(task.network_predict, task.search).values[name]
-        parts = list(task.search.batches(500))
-        inputs = torch.cat([x for x, _ in parts])
-        labels = [y for _, y in parts if y is not None]
-        targets = torch.cat(labels) if labels else None
-        order = _spread(len(inputs), min(examples, len(inputs)))
+        order = _spread(len(task.search), min(examples, len(task.search)))
         out = []
-        for number, rows in enumerate((order[:FIRST], order[FIRST:])):
-            if not len(rows):
+        for number, places in enumerate((order[:FIRST], order[FIRST:])):
+            if not len(places):
                 continue
-            slice_ = _Slice(
-                f"screen {number}", inputs[rows], None if targets is None else targets[rows]
-            )
+            slice_ = _Slice(f"screen {number}", *task.search.take(places.numpy()))
             want = task.network_predict(slice_.inputs).clone()
             value = task.score.measure(task.network_predict, slice_).values[name]
             out.append((slice_, value, want))
