@@ -57,6 +57,13 @@ class Problem:
         objectives = parse_objectives(job)
         constraints = parse_constraints(job)
         target, *further = parse_targets(job)
+        names = [o.name for o in objectives] + [n for c in constraints for n in c.names]
+        if target.format != "onnx" and any(name.startswith("archive") for name in names):
+            raise InputError(
+                _target_place(job, target.name),
+                f"the packed size of a {target.format} file is not measured",
+                "leave out archive_bytes and archive_ratio, or use an ONNX Runtime target",
+            )
         task = load_task(job, packed)
         if len(task.train) < LEAST_CALIBRATION:
             raise InputError(

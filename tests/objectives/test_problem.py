@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paretune.errors import InputError
-from paretune.objectives.problem import parse_constraints, parse_objectives, parse_targets
+from paretune.objectives.problem import Problem, parse_constraints, parse_objectives, parse_targets
 from paretune.tasks.job import load_job
 
 HEAD = """name: lines
@@ -76,6 +76,14 @@ def test_a_constraint_on_another_score_is_refused(
 def test_constraints_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, "constraints:\n  - accuracy >= 0.9\n  - accuracy <= 0.8\n")
     assert said.startswith(":6: constraints: 'accuracy >= 0.9 and accuracy <= 0.8' contradicts")
+
+
+def test_packed_sizes_are_refused_where_they_are_not_measured(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    text = "target: {name: torch-cpu}\nconstraints: [archive_ratio < 0.1]\n"
+    file.write_text(HEAD.replace("SCORE", "accuracy") + text, encoding="utf-8")
+    with pytest.raises(InputError, match="job.yaml:6: target.name: the packed size of a"):
+        Problem.from_job(load_job(file))
 
 
 def test_divergence_is_an_objective_of_a_search_for_fidelity(tmp_path: Path) -> None:
