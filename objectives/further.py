@@ -139,7 +139,7 @@ def relate(
         values["archive_ratio"] = values["archive_bytes"] / base["size_bytes"]
     if score in base and score in values:
         values["accuracy_drop"] = base[score] - values[score]
-        if score in errors:
+        if baseline is not None and score in errors:
             errors["accuracy_drop"] = errors[score]
     if right is None:
         return {}

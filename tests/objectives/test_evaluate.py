@@ -81,6 +81,7 @@ def test_values_are_those_of_the_file(evaluator: Evaluator, baseline: Evaluation
 def test_the_baseline_is_the_unit(baseline: Evaluation) -> None:
     assert baseline.values["latency_ratio"] == baseline.values["size_ratio"] == 1
     assert baseline.values["accuracy_drop"] == 0
+    assert "accuracy_drop" not in baseline.errors  # nothing differs from itself
 
 
 def test_confirm_scores_the_other_split_and_the_same_file(

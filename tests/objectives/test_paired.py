@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paretune.objectives.paired import packed, paired_error
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=300))
+@settings(deadline=None)
 def test_it_is_the_deviation_of_the_examples_differences(pairs):
     mine, theirs = (torch.tensor(side) for side in zip(*pairs, strict=True))
     difference = mine.numpy().astype(float) - theirs.numpy().astype(float)
