@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -15,6 +14,8 @@ from ..objectives.objective import Objective
 from ..spaces.plan import CompressionPlan
 from ..trackers.screened import Screened
 from .acquisition import Region, chances, pick
+from .candidates import Candidates, genotypes
+from .cost_error import CostError
 from .guidance import Axes, Guidance, screenable
 from .guide import Focus, Guide
 from .knapsack import Floats, Ints
@@ -26,7 +27,14 @@ FIRST = 4
 _SCREEN, _CHOICE = 1, 2  # streams of random numbers
 _ERROR = 0.01  # of a screened accuracy beside the measured one, before any trial tells
 _LEAST_ERROR = 0.002
-_LATEST = 512  # screened candidates among which one is chosen
+
+
+def is_lesson(turn: int) -> bool:
+    """Whether the guide learns anew before that turn: the eighth, and each half as far again."""
+    at = 8
+    while at < turn:
+        at += at // 2
+    return at == turn
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,16 @@ class Scout:
     trial 0) that the guide proposed knowing the screened values of all earlier turns. Then the
     screened candidate that promises most hypervolume beside the trials told so far is asked. So the
     asks follow from the seed, the screen's values and the told results: not from the number of
-    workers, nor from their speed. Screened values are corrected by how measured ones came out.
+    workers, nor from their speed.
 
-    plan: genotype -> plan. each: candidates screened a trial.
+    Screened values are corrected by how measured ones came out: at every choice, and for the guide
+    at a few turns (:func:`is_lesson`), where it learns anew all that was screened.
+
+    plan: genotype -> plan. each: candidates screened a trial. width: asks that are open at a time;
+    before trial n results 0 ... n - width - 1 are certainly told.
     """
+
+    width = 2
 
     def __init__(
         self,
@@ -70,26 +84,22 @@ class Scout:
         self._guidance, self._constraints = guidance, tuple(constraints)
         self._objectives, self._focus = objectives, focus or Focus()
         self._each, self._seed, self._plan = each, seed, plan
-        seen = screenable(objectives, guidance.table)
-        self._guide = Guide(guidance, seen, constraints, seed, focus)
-        self._screened_axes = Axes(guidance, seen)
+        self._seen = screenable(objectives, guidance.table)
+        self._guide = self._fresh_guide()
+        self._screened_axes = Axes(guidance, self._seen)
+        self._true_axes = Axes(guidance, objectives)
         self._curve = ScoreCurve(self._screened_axes.base_score)
-        self._divergence: dict[bytes, float] = {}
         self._recorded: dict[tuple[int, int], Screened] = {}
         self._turn = -1  # the last turn that was opened
         self._open: dict[int, Errand] = {}  # of the turn: place -> not screened yet
         self._found: dict[int, Screened] = {}  # of the turn: place -> outcome
         self._taken: set[bytes] = {np.zeros(len(self._names), dtype=np.intp).tobytes()}
-        self._candidates: dict[bytes, Floats] = {}  # screened, by genotype: loss, ratios
-        self._asked: dict[int, bytes] = {}
-        self._flying: dict[int, bytes] = {}  # of these, the ones without a result
-        self._gone: set[bytes] = set()  # asked, or dropped
-        self._waiting: dict[bytes, None] = {}  # candidates that are not, the latest last
         self._prints: dict[int, str] = {}  # of the turn: place -> its plan's fingerprint, if known
         self._twins: dict[str, Mapping[str, float]] = {}  # fingerprint -> what a screen found
-        self._told = Told()
-        self._learnt = 0
-        self._true_axes = Axes(guidance, objectives)
+        self._candidates = Candidates()
+        self._told = Told(self._candidates, guidance.counts, self._true_axes.count)
+        self._taught: list[tuple[float, float, float]] = []  # scores of the last lesson
+        self._costs: CostError | None = None  # of the last lesson
         self._region: Region | None = None
 
     def begin(self, baseline: Mapping[str, float]) -> None:
@@ -112,6 +122,8 @@ class Scout:
         fresh: list[Errand] = []
         while self._turn < turn and not self._open:
             self._close_turn()
+            if is_lesson(self._turn + 1):
+                self._look_back(self._turn + 1)
             self._turn += 1
             for place, row in enumerate(self._proposals(self._turn)):
                 self._taken.add(row.tobytes())
@@ -145,23 +157,17 @@ class Scout:
     def choose(self, number: int) -> dict[str, int] | None:
         """The genotype for trial ``number``; None when no screened candidate is left."""
         self._close_turn()
-        waiting = [*islice(reversed(self._waiting), _LATEST)][::-1]
+        waiting = self._candidates.waiting()
         if not waiting:
             return None
         rng = np.random.default_rng([self._seed, number, _CHOICE])
-        factor = self._correction()
-        told = self._told
-        curve = self._curve.with_measured(
-            (divergence, float(told.points[n][0]), told.noise[n])
-            for n in told.latest
-            if not np.isnan(divergence := self._divergence_of(n))
-        )
+        curve = self._curve.with_measured(self._told.scores(self._told.latest))
         error = max(_LEAST_ERROR, curve.scatter(_ERROR))
         points, weights = self._view(rng, curve, error)
-        expected = self._expected(waiting, factor, curve)
-        pending = [key for key in self._flying.values() if key in self._candidates]
+        expected = self._expected(waiting, curve)
+        pending = [k for k in self._told.flying.values() if k in self._candidates.points]
         if pending:
-            flying = self._expected(pending, factor, curve)
+            flying = self._expected(pending, curve)
             sure = chances(flying[:, 0], np.full(len(flying), error), flying[:, 1:], points)
             weights = weights * np.prod(1.0 - sure, axis=0)
         chance = chances(expected[:, 0], np.full(len(waiting), error), expected[:, 1:], points)
@@ -171,12 +177,13 @@ class Scout:
 
     def asked(self, number: int, params: Mapping[str, int]) -> None:
         """Trial ``number`` was asked with these options."""
-        self._asked[number] = self._flying[number] = self._row(params).tobytes()
-        self._leave(self._asked[number])
+        key = self._row(params).tobytes()
+        self._told.ask(number, key)
+        self._candidates.leave(key)
 
     def drop(self, params: Mapping[str, int]) -> None:
         """These options make a plan that was asked before: never choose them."""
-        self._leave(self._row(params).tobytes())
+        self._candidates.leave(self._row(params).tobytes())
 
     def tell(
         self,
@@ -186,7 +193,7 @@ class Scout:
     ) -> None:
         """Trial ``number`` was measured; errors: one standard error for values that have one.
         values None: it failed, and promises nothing any more."""
-        self._flying.pop(number, None)
+        self._told.flying.pop(number, None)
         loss = ratios = None
         if values is not None:
             loss, ratios = self._true_axes.loss(values), self._true_axes.true_ratios(values)
@@ -195,14 +202,8 @@ class Scout:
         noise = self._true_axes.noise(errors or {})
         self._told.add(number, np.array([loss, *ratios]), noise)
 
-    def _divergence_of(self, number: int) -> float:
-        """As the trial's candidate was screened; NaN if it was not."""
-        return self._divergence.get(self._asked.get(number, b""), np.nan)
-
-    def _leave(self, key: bytes) -> None:
-        """This genotype is a candidate no more."""
-        self._gone.add(key)
-        self._waiting.pop(key, None)
+    def _fresh_guide(self) -> Guide:
+        return Guide(self._guidance, self._seen, self._constraints, self._seed, self._focus)
 
     def _view(
         self, rng: np.random.Generator, curve: ScoreCurve, error: float
@@ -210,36 +211,46 @@ class Scout:
         """What can still be gained, beside the trials told so far."""
         if self._region is None:
             self._region = self._guide.fresh_region()
-        believed = self._told.believed(self._divergence_of, curve, error)
+        believed = self._told.believed(curve, error)
         return self._region.view(rng, believed[non_dominated(believed)] if len(believed) else None)
 
-    def _expected(self, keys: Sequence[bytes], factor: Floats, curve: ScoreCurve) -> Floats:
+    def _expected(self, keys: list[bytes], curve: ScoreCurve) -> Floats:
         """(n, axes) of screened candidates, as measuring them would give."""
-        out = np.array([self._candidates[key] for key in keys]) * factor
-        known = [i for i, key in enumerate(keys) if key in self._divergence]
-        out[known, 0] = curve.loss(np.array([self._divergence[keys[i]] for i in known]))
+        candidates = self._candidates
+        out = np.array([candidates.points[key] for key in keys])
+        out[:, 1:] *= self._told.costs().factors(genotypes(keys, len(self._names)))
+        known = [i for i, key in enumerate(keys) if key in candidates.divergence]
+        out[known, 0] = curve.loss(np.array([candidates.divergence[keys[i]] for i in known]))
         return out
 
-    def _correction(self) -> Floats:
-        """Factors (axes,) from screened to true costs: ratios of medians over told trials that
-        were screened."""
-        factor = np.ones(self._true_axes.count)
-        both = [
-            (self._candidates[key], self._told.points[n])
-            for n in self._told.latest
-            if (key := self._asked.get(n, b"")) in self._candidates
-        ]
-        if len(both) >= 4:
-            screened, true = np.array([s for s, _ in both]), np.array([t for _, t in both])
-            factor[1:] = np.median(true[:, 1:] / np.maximum(screened[:, 1:], 1e-9), axis=0)
-        return factor
+    def _look_back(self, turn: int) -> None:
+        """Teach the guide anew, from what is told for certain before that turn."""
+        numbers = [n for n in self._told.points if n < turn - self.width]
+        self._taught, self._costs = self._told.scores(numbers), self._told.cost_error(numbers)
+        self._guide = self._fresh_guide()
+        curve = self._curve.with_measured(self._taught)
+        for number, (genotype, values) in enumerate(self._candidates.learned):
+            self._teach(number, genotype, values, curve)
 
-    def _averaged(self, values: Mapping[str, float]) -> dict[str, float]:
+    def _teach(
+        self, number: int, genotype: Ints, values: Mapping[str, float], curve: ScoreCurve
+    ) -> None:
+        """Let the guide know a screened candidate, corrected by the last lesson."""
+        values = self._averaged(values, curve)
+        if self._costs is not None:
+            factors = self._costs.factors(genotype[None])[0]
+            for name, factor in zip(self._screened_axes.names, factors, strict=True):
+                for known in (name, f"{name.rpartition('_')[0]}_ratio"):
+                    if known in values:
+                        values[known] *= float(factor)
+        self._guide.learn(number, genotype, values)
+
+    def _averaged(self, values: Mapping[str, float], curve: ScoreCurve) -> dict[str, float]:
         """A screened candidate's values with the score that its divergence stands for."""
         score, divergence = self._screened_axes.score, values.get("divergence")
         if score not in values or divergence is None or score == "divergence":
             return dict(values)
-        loss = float(self._curve.loss(np.array(divergence)))
+        loss = float(curve.loss(np.array(divergence)))
         return {**values, score: self._screened_axes.base_score - loss}
 
     def _proposals(self, turn: int) -> list[Ints]:
@@ -260,23 +271,17 @@ class Scout:
             loss = None if row.values is None else self._screened_axes.loss(row.values)
             if loss is not None and row.values is not None and "divergence" in row.values:
                 self._curve.add(row.values["divergence"], loss)
+        curve = self._curve.with_measured(self._taught)
         for row in rows:
             if row.values is None:
                 continue
             genotype = self._row(row.params)
-            values = self._averaged(row.values)
-            point = self._guide.point(values)
+            point = self._guide.point(self._averaged(row.values, curve))
             if point is not None:
-                key = genotype.tobytes()
                 plan = self._prints.get(row.place) or self._plan(row.params).fingerprint
                 self._twins.setdefault(plan, row.values)
-                self._guide.learn(self._learnt, genotype, values)
-                if "divergence" in values:
-                    self._divergence[key] = values["divergence"]
-                self._candidates[key] = point
-                if key not in self._gone:
-                    self._waiting[key] = None
-                self._learnt += 1
+                self._teach(len(self._candidates.learned), genotype, row.values, curve)
+                self._candidates.add(genotype, row.values, point)
         self._found.clear()
         self._prints.clear()
 

@@ -24,6 +24,8 @@ class Window:
         self.width, self.limit = width, limit
         self.exhausted: str | None = None  # why no further plan can be proposed
         self._proposer = proposer
+        if proposer.scout is not None:
+            proposer.scout.width = width
         self._told = 0
         self._waiting: dict[int, Evaluation] = {}
 
