@@ -88,7 +88,8 @@ def _kind(entry: dict[str, Any]) -> str:
         return f"`{entry['const']}`"
     if "anyOf" in entry:
         kinds = [_kind(k) for k in entry["anyOf"] if k.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
+        *first, last = dict.fromkeys(kinds)
+        return f"{', '.join(first)} or {last}" if first else last
     kind = entry.get("type")
     if kind == "array":
         items = entry.get("items", {})
@@ -127,6 +128,9 @@ def commands_page() -> str:
         "`paretune COMMAND --help` prints the same. What exit codes mean:",
         "[Exit codes](workbench.md#exit-codes).",
         "",
+        "These options stand before the command:",
+        "",
+        *_table(root, click.Context(root, info_name="paretune")),
     ]
     for path, command in _walk(root, ()):
         context = click.Context(command, info_name=" ".join(["paretune", *path]))
@@ -137,10 +141,14 @@ def commands_page() -> str:
             "```",
             "",
         ]
-        rows = [_parameter(p, context) for p in command.get_params(context) if p.name != "help"]
-        if rows:
-            lines += ["| | | default |", "|---|---|---|", *rows, ""]
+        lines += _table(command, context)
     return "\n".join(lines)
+
+
+def _table(command: Any, context: Any) -> list[str]:
+    """Arguments and options of a command, a row each."""
+    rows = [_parameter(p, context) for p in command.get_params(context) if p.name != "help"]
+    return ["| | | default |", "|---|---|---|", *rows, ""] if rows else []
 
 
 def _walk(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

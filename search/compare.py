@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import InputError
@@ -93,8 +94,8 @@ def _searches(first: Path, second: Path, format: str) -> str:
         return json.dumps({"a": str(first), "b": str(second), **asdict(found)}, indent=1)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")
-    table.add_column(f"A: {first.name}", justify="right", overflow="fold")
-    table.add_column(f"B: {second.name}", justify="right", overflow="fold")
+    table.add_column(escape(f"A: {first.name}"), justify="right", overflow="fold")
+    table.add_column(escape(f"B: {second.name}"), justify="right", overflow="fold")
     table.add_row("trials, sampler", *(f"{n}, {s}" for n, s in zip(trials, samplers, strict=True)))
     for axis in found.axes:
         values = [legible(axis, side.baseline.get(axis)) for side in (found.a, found.b)]
@@ -105,7 +106,7 @@ def _searches(first: Path, second: Path, format: str) -> str:
     table.add_row("useful region", f"{found.a.useful:.4f}", f"{found.b.useful:.4f}")
     data = "evaluation data (confirmed)" if found.confirmed else "search data"
     note = f"every value over the search's own baseline; {data}"
-    warnings = [f"careful: {text}" for text in found.warnings]
+    warnings = [escape(f"careful: {text}") for text in found.warnings]
     return _printed(table, _verdict(found.a, found.b), note, *warnings)
 
 

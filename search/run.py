@@ -20,7 +20,7 @@ from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
 from ..trackers.study_page import study_page
 from .cluster import Cluster
-from .display import Opening, make_display
+from .display import Opening, QuietDisplay, make_display
 from .driver import Budget, Driver
 from .events import Event, Listener, Progress
 from .interrupt import Interrupt
@@ -125,12 +125,7 @@ class Search:
             if workers < search.workers:
                 say(f"{search.workers} workers for {search.trials} trials: {workers} are started")
             proposer = make_proposer(self.job, study, problem, say)
-            section = self.job.tracker and self.job.tracker.mlflow
-            if section is not None:
-                settings = section.model_dump()
-                watchers.append(
-                    stack.enter_context(MlflowWatch(study.folder, settings, screen.console))
-                )
+            watchers += self._mlflow(study, stack, screen)
             driver = Driver(
                 study,
                 proposer,
@@ -188,7 +183,7 @@ class Search:
                 lambda: self._pool(study, 1, False),
                 Budget(search.trials),
                 self._window(study),
-                [screen],
+                [screen, *self._mlflow(study, stack, screen)],
                 stop,
             )
             driver.recover_one(trial)
@@ -233,6 +228,14 @@ class Search:
             name=self.job.name,
             objectives=problem.objectives,
         )
+
+    def _mlflow(self, study: Study, stack: ExitStack, screen: QuietDisplay) -> list[Listener]:
+        """Who keeps MLflow up to date until the stack is closed, if the job asks for it."""
+        section = self.job.tracker and self.job.tracker.mlflow
+        if section is None:
+            return []
+        watch = MlflowWatch(study.folder, section.model_dump(), screen.console)
+        return [stack.enter_context(watch)]
 
     def _recovered(self) -> int:
         """How many points are trained after the search."""

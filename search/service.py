@@ -105,18 +105,24 @@ class Service:
         """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED. Raises InputError on an unknown id."""
         try:
             return str(self._client.get_job_status(job_id).value)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise self._unknown(job_id, error) from None
 
     def message(self, job_id: str) -> str:
         """What Ray says about a job's state."""
-        return " ".join(str(self._client.get_job_info(job_id).message or "").split())
+        try:
+            return " ".join(str(self._client.get_job_info(job_id).message or "").split())
+        except (RuntimeError, OSError) as error:
+            raise self._unknown(job_id, error) from None
 
     def logs(self, job_id: str, follow: bool) -> Iterator[str]:
         """What the job printed; with ``follow`` until it ends."""
         self.status(job_id)
         if not follow:
-            yield str(self._client.get_job_logs(job_id))
+            try:
+                yield str(self._client.get_job_logs(job_id))
+            except (RuntimeError, OSError) as error:
+                raise self._unknown(job_id, error) from None
             return
         import asyncio
 
@@ -128,6 +134,8 @@ class Service:
                     yield loop.run_until_complete(stream.__anext__())
                 except StopAsyncIteration:
                     return
+                except Exception as error:
+                    raise self._unknown(job_id, error) from None
         finally:
             loop.close()
 
@@ -135,12 +143,16 @@ class Service:
         """End a job; whether it was running."""
         try:
             return bool(self._client.stop_job(job_id))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise self._unknown(job_id, error) from None
 
     def jobs(self) -> list[dict[str, Any]]:
         """The searches that were submitted: id, name, status, begin (seconds since 1970)."""
-        found = [job for job in self._client.list_jobs() if (job.metadata or {}).get("paretune")]
+        try:
+            listed = self._client.list_jobs()
+        except (RuntimeError, OSError) as error:
+            raise self._refused(error) from None
+        found = [job for job in listed if (job.metadata or {}).get("paretune")]
         rows = [
             {
                 "id": job.submission_id,

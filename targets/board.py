@@ -249,7 +249,9 @@ def _split(address: str, where: str) -> tuple[str, int, bool]:
     whole = parts.path in ("", "/") and not parts.query and not parts.fragment
     if parts.scheme not in ("http", "https") or not host or not whole or "@" in parts.netloc:
         raise InputError(
-            where, f"{address!r:.100} is no agent's address", "write https://HOST:PORT"
+            where,
+            f"{address.rpartition('@')[2]!r:.100} is no agent's address",
+            "write https://HOST:PORT, without name or password",
         )
     if parts.scheme == "http" and not _is_loopback(host):
         raise InputError(
