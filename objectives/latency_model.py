@@ -39,7 +39,8 @@ FILE = ".latency_model.json"
 PRESETS, RANDOM = 6, 14  # plans that are measured
 _CHANGED = 0.3  # of the options of a random plan
 _WIDTHS = (8, 16)  # channels that are computed together, in float32 and in int8
-_SECONDS = 1.0  # of one timing
+_SECONDS = 0.3, 1.0  # of one timing: a small network's needs less for as many rounds
+_ROUNDS = 500
 _LEAST = 6  # measured plans without which nothing is fitted
 
 
@@ -160,8 +161,9 @@ def fit_latency(
         return known
     begin = time.perf_counter()
     watch = copy.copy(target)
-    if hasattr(watch, "seconds"):
-        watch.seconds = min(watch.seconds, _SECONDS)
+    timed = hasattr(watch, "seconds")
+    if timed:
+        watch.seconds = most = min(watch.seconds, _SECONDS[1])
     rows, measured, base_ms = [], [], 0.0
     with tempfile.TemporaryDirectory() as scratch:
         plans = [space.identity, *calibration_plans(space)]
@@ -181,6 +183,9 @@ def fit_latency(
                 continue
             if plan is space.identity:
                 base_ms = timing.baseline_ms
+                if timed:
+                    needed = _ROUNDS * 2 * base_ms / 1000
+                    watch.seconds = min(most, max(_SECONDS[0], needed))
             if not timing.unstable:
                 rows.append(features(table.shapes(plan)))
                 measured.append(timing.ratio)

@@ -25,6 +25,9 @@ from .user_code import last_line
 MOST_TENSORS = 100_000
 MOST_HEADER_BYTES = 32 * 1024 * 1024
 
+RefusedCode = pickle.UnpicklingError
+"""What ``weights_only`` raises on a file that holds more than weights."""
+
 Header = dict[str, tuple[tuple[int, ...], bool]]
 """tensor name -> (shape, whether it holds floating-point numbers)"""
 
@@ -103,7 +106,7 @@ def read_torch(path: Path, where: str, capacity: int) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # on unusual pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
+    except RefusedCode as error:
         # the original text advises to switch the protection off: it is not passed on
         named = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EnvironmentFault, InputError, nearest
-from .checkpoint import Header, read_safetensors, read_torch, safetensors_header, tensor_header
+from .checkpoint import (
+    Header,
+    RefusedCode,
+    read_safetensors,
+    read_torch,
+    safetensors_header,
+    tensor_header,
+)
 from .user_code import last_line
 
 _SHOWN = 5
@@ -167,7 +173,7 @@ def _torchvision_weights(
     chosen = known[name]
     try:  # a file that lies in the store already is not hashed: it may hold weights only, too
         chosen.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except pickle.UnpicklingError:
+    except RefusedCode:
         raise InputError(
             where,
             f"the file of {name} in {torch.hub.get_dir()}/checkpoints holds code, not only weights",

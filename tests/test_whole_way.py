@@ -88,7 +88,8 @@ def test_a_plan_of_every_family_goes_the_whole_way(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("format", ["qoperator", pytest.param("qdq", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["qoperator", "qdq"])
 def test_the_file_computes_like_the_fake_quantised_network(
     format: str, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ class FileLock:
                     f"another {what} holds it: {_holder(path)}",
                     "wait until it ends, or stop it",
                 )
-            time.sleep(0.05)
+            time.sleep(0.01)
         lock = cls(path, descriptor)
         lock._sign()
         return lock

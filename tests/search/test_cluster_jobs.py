@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from local_server import mlflow_server
 
+from paretune.tasks.job import load_job
+
 pytestmark = pytest.mark.slow
-TRIALS = 12
+TRIALS, MOST_S = 12, 1500
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10_resnet20.yaml"
 
 
 def paretune(*arguments, folder, **settings):
@@ -63,16 +66,29 @@ def job(place, server):
     return place / "server.yaml"
 
 
-def test_a_node_is_lost_and_the_front_is_delivered(cluster, job, server, tmp_path):
+def resnet20(folder, server):
+    """The example's job, four workers and a short budget, on that MLflow server."""
+    text = EXAMPLE.read_text().replace("workers: 2", "workers: 4")
+    text = text.replace("trials: 100", f"trials: {TRIALS}").replace("sqlite:///mlflow.db", server)
+    (folder / "resnet20.yaml").write_text(text)
+    return folder / "resnet20.yaml"
+
+
+@pytest.mark.parametrize("network", ["digits", pytest.param("resnet20", marks=pytest.mark.data)])
+def test_a_node_is_lost_and_the_front_is_delivered(network, cluster, job, server, tmp_path):
     """Four workers on two nodes, one node killed half-way: the exact budget, and a model from
     MLflow by a process that knows nothing but its address."""
+    if network == "resnet20":
+        if "PARETUNE_DATA" not in os.environ:
+            pytest.skip("PARETUNE_DATA names no folder with CIFAR-10")
+        job = resnet20(tmp_path, server)
     node = cluster.start_node(cpus=2)
     study, at = tmp_path / "study", ["--address", cluster.jobs]
     code, said, _ = paretune("submit", job, *at, "--out", study, folder=tmp_path)
     assert code == 0, said
     job_id = said.split()[0]
     assert job_id.startswith("raysubmit_")
-    end, killed, state = time.monotonic() + 600, False, "PENDING"
+    end, killed, state = time.monotonic() + MOST_S, False, "PENDING"
     while time.monotonic() < end and state in ("PENDING", "RUNNING"):
         time.sleep(2)
         _, log, _ = paretune("logs", job_id, *at, folder=tmp_path)
@@ -84,7 +100,7 @@ def test_a_node_is_lost_and_the_front_is_delivered(cluster, job, server, tmp_pat
     _, log, _ = paretune("logs", job_id, *at, folder=tmp_path)
     assert killed and state == "SUCCEEDED", log[-3000:]
     _, listed, _ = paretune("list", *at, folder=tmp_path)
-    assert re.search(rf"{job_id}  SUCCEEDED .* quickstart-digits", listed)
+    assert re.search(rf"{job_id}  SUCCEEDED .* {load_job(job).name}", listed)
 
     from paretune.trackers.study import Study
 

@@ -102,6 +102,7 @@ def check_weights(study, row):
     assert set(load_file(weights)) == set(network.state_dict())
 
 
+@pytest.mark.slow
 def test_one_point_by_number(job, tmp_path):
     search = Search(job, tmp_path / "study")
     with Study.open(tmp_path / "study") as study:

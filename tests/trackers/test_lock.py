@@ -91,7 +91,7 @@ def test_one_who_looks_does_not_keep_a_driver_out(tmp_path):
     FileLock.take(path, "test").release()
 
     def look():
-        while not stop.is_set():
+        while not stop.wait(0.001):
             FileLock.held(path)
 
     lookers = [threading.Thread(target=look) for _ in range(2)]
