@@ -160,7 +160,7 @@ def fit_latency(
     if (known := stored_model(folder, space, target)) is not None:
         return known
     begin = time.perf_counter()
-    watch = copy.copy(target)
+    watch: Any = copy.copy(target)
     timed = hasattr(watch, "seconds")
     if timed:
         watch.seconds = most = min(watch.seconds, _SECONDS[1])
