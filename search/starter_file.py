@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import InputError
 from ..objectives.wording import legible
@@ -54,7 +55,10 @@ def start_job(
         f"score     {task.score.name} {legible(task.score.name, value)} on "
         f"{min(_SCORED, len(task.search))} of the search's examples, in torch",
     )
-    for warning in found.warnings:
+    warnings = list(found.warnings)
+    if weights is None:
+        warnings.append(f"no --weights: the network is as {escape(model)} makes it")
+    for warning in warnings:
         console.print(f"[yellow]look at this:[/] {warning}")
     console.print(f"\nWrote {out}, which loads. Next:")
     console.print(f"  paretune discover {out}     what may change, layer by layer")

@@ -75,6 +75,7 @@ def test_a_job_for_train_and_val_folders(folder: Path, capsys: pytest.CaptureFix
     assert (data["search"], data["size"]) == (8, 16)
     assert data["mean"] == [0.5] * 3 and data["std"] == [0.5] * 3
     said = capsys.readouterr().out
+    assert "no --weights: the network is as net.py:Net makes it" in said
     assert "100 % right" in said and "24 images + 16 to evaluate, 2 classes" in said
     text = (folder / "job.yaml").read_text()
     assert text.startswith("# yaml-language-server: $schema=./.paretune/job.schema.json\n")
@@ -105,12 +106,13 @@ def test_the_input_size_is_one_that_the_network_runs_on(folder: Path) -> None:
         start(model_args={"side": 7}, force=True)
 
 
-def test_grey_networks_and_weights(folder: Path) -> None:
+def test_grey_networks_and_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "net.py").write_text(NET.format(channels=1))
     pictures(folder / "photos", 6)
     network = build_network("net.py:Net", {}, "--model", folder)
     torch.save(network.state_dict(), folder / "net.pt")
     job = start(weights="net.pt")
+    assert "no --weights" not in capsys.readouterr().out
     assert job["task"]["data"]["channels"] == 1 and job["task"]["weights"] == "net.pt"
     assert len(job["task"]["data"]["mean"]) == 1
 
