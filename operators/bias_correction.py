@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hooked import run_hooked
+
 _CHUNK = 64
 
 
@@ -77,12 +79,7 @@ def correct_biases(
             return out - change.reshape(_along(module, out))
 
         hooks.append(layer.register_forward_hook(shift))
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(network, inputs, hooks)
 
 
 def _mean(module: nn.Module, out: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import InputError, nearest
+from .hooked import run_hooked
 
 
 class Taps:
@@ -51,12 +52,7 @@ def stages(network: nn.Module, example: Tensor) -> list[str]:
         for name, module in network.named_modules()
         if name
     ]
-    try:
-        with torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(network, example, hooks)
     for name, shape in shapes:
         resolution = shape[2:] if len(shape) == 4 else shape[1:2] if len(shape) == 3 else ()
         if resolution and max(resolution) > 1:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .answers import Answers
+from .hooked import run_hooked
 from .metric import solve_right
 from .module_cache import ModuleCache
 from .reconstruct import RIDGE, Rank, across, factored, second_moments
@@ -124,12 +125,7 @@ def _moments(
         for name, module in network.named_modules()
         if is_fitted(module) and name in answers.places
     ]
-    try:
-        with torch.no_grad():
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(network, inputs, hooks)
     return found
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..spaces.trace import ROOTS, ChannelGroup
+from .hooked import run_hooked
 from .sampling import Places, is_fitted, is_sampled
 
 EXAMPLES = 256
@@ -65,12 +66,7 @@ def patch_moments(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         for n, m in network.named_modules()
         if is_sampled(m)
     ]
-    try:
-        with torch.no_grad():
-            network(inputs[:EXAMPLES])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(network, inputs[:EXAMPLES], hooks)
     return found
 
 
