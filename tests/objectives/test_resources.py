@@ -82,7 +82,6 @@ def test_energy_is_what_the_counters_grew_by(tmp_path: Path) -> None:
         energy_mj(call, 0.0, [])
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not can_measure_memory(), reason="no /proc/self/clear_refs")
 def test_peak_memory_grows_with_the_weights(tmp_path: Path) -> None:
     """A file with 64 MB of weights needs at least 60 MB more than one with 4 kB."""

@@ -80,14 +80,48 @@ study.close()
         assert [r.number for r in study.rows()] == list(range(int(done) + 1))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unwritable for root")
-def test_an_unwritable_folder_is_named(tmp_path, recorded):
+@pytest.mark.parametrize(
+    "lock, message",
+    [
+        (True, "study.db: storage failed (attempt to write a readonly database"),
+        (False, "study.lock: cannot be opened for writing (Permission denied); make the folder"),
+    ],
+)
+def test_an_unwritable_folder_is_named(tmp_path, recorded, lock, message):
+    """In a process that may not write where the mode forbids it; root's own is made such a one. A
+    lock file that is there already can be opened: then SQLite is the first to be refused."""
     recorded.new_study(tmp_path / "s", trials=1).close()
+    if not lock:
+        (tmp_path / "s" / "study.lock").unlink()
+    command = [sys.executable]
+    if os.geteuid() == 0:
+        drop = shutil.which("setpriv")
+        if drop is None:
+            pytest.skip("nothing is unwritable for root, and there is no setpriv to be less")
+        command = [drop, "--bounding-set=-dac_override,-dac_read_search", *command]
+    code = f"""
+from pathlib import Path
+from paretune.errors import EnvironmentFault
+from paretune.trackers.study import Study
+folder = Path({str(tmp_path / "s")!r})
+try:
+    (folder / "probe").touch()
+    print("writable")
+except PermissionError:
+    print("unwritable")
+try:
+    Study.open(folder, write=True)
+except EnvironmentFault as fault:
+    print(fault)
+with Study.open(folder) as study:
+    print(len(study.rows()))
+"""
     (tmp_path / "s").chmod(0o500)
     try:
-        with pytest.raises(EnvironmentFault, match="study.lock: cannot be opened"):
-            Study.open(tmp_path / "s", write=True)
-        with Study.open(tmp_path / "s") as study:
-            assert len(study.rows()) == 1
+        run = subprocess.run([*command, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     finally:
         (tmp_path / "s").chmod(0o700)
+    assert run.returncode == 0, run.stderr
+    probe, fault, rows = run.stdout.splitlines()
+    assert (probe, rows) == ("unwritable", "1")
+    assert fault.startswith(f"{tmp_path / 's'}/{message}") and "writable" in fault
