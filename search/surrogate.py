@@ -38,15 +38,18 @@ class Surrogate:
     The divergence of a genotype is the weighted sum of its options' damages; the weights are a
     bounded ridge regression towards 1 on true results, and the loss of score follows from the
     divergence by isotonic regression (Barlow et al. 1972). The child of a tried genotype inherits
-    its parent's error.
+    its parent's error: how far the parent is off what such sums usually turn out to be, since what
+    all of them have in common is in the curve already.
 
-    damage: (parameters, options), padded. weights: (parameters,). knots: the curve from divergence
-    to loss. errors: standard errors of a predicted loss at the losses of ERRORS_AT.
+    damage: (parameters, options), padded. weights: (parameters,). knots: the curve from the sum to
+    loss; usual: the one from the sum to the true divergence. errors: standard errors of a predicted
+    loss at the losses of ERRORS_AT.
     """
 
     damage: Floats
     weights: Floats
     knots: tuple[Floats, Floats]
+    usual: tuple[Floats, Floats]
     errors: Floats
 
     @classmethod
@@ -68,7 +71,9 @@ class Surrogate:
         y = np.concatenate([loss, score * (1 - np.exp(-_DECAY * prior))])
         trust = np.concatenate([np.ones(len(loss)), np.full(len(prior), _PRIOR)])
         knots = fitted_curve(x, y, trust)
-        return cls(damage, weights, knots, _errors(loss, np.interp(predicted, *knots)))
+        truth = np.concatenate([divergence, prior])
+        usual = fitted_curve(x, truth, trust)
+        return cls(damage, weights, knots, usual, _errors(loss, np.interp(predicted, *knots)))
 
     def divergence(self, genotypes: Ints) -> Floats:
         """(n, parameters) -> (n,) nats."""
@@ -76,7 +81,8 @@ class Surrogate:
 
     def inherited(self, genotypes: Ints, divergence: Floats) -> Floats:
         """How far tried genotypes are off: the factor by which their children are corrected."""
-        off = (divergence + _PARENT_FLOOR) / (self.divergence(genotypes) + _PARENT_FLOOR)
+        usual = np.interp(self.divergence(genotypes), *self.usual)
+        off = (divergence + _PARENT_FLOOR) / (usual + _PARENT_FLOOR)
         return np.asarray(np.clip(off, 0.3, 3.0) ** _PARENT_POWER)
 
     def loss(self, divergence: Floats) -> tuple[Floats, Floats]:

@@ -56,6 +56,20 @@ def test_a_child_inherits_the_error_of_its_parent():
     assert model.inherited(genotypes[:1], predicted / 2)[0] < 0.8
 
 
+def test_what_all_sums_have_in_common_is_no_error_of_a_parent():
+    """A third of each sum is true: the curve to the loss knows it. A child whose parent did as
+    all others did is predicted where the parent is, not at a third of that again."""
+    damage, _, genotypes, _ = problem(trials=11)
+    truth = damage[np.arange(12), genotypes].sum(axis=1) / 3
+    model = Surrogate.fit(damage, 0.9, genotypes, truth, 0.3 * truth)
+    strong = truth > np.median(truth)
+    divergence = model.divergence(genotypes[strong]) * model.inherited(
+        genotypes[strong], truth[strong]
+    )
+    mean, _ = model.loss(divergence)
+    assert mean == pytest.approx(0.3 * truth[strong], rel=0.2)
+
+
 def test_divergence_of_a_loss_is_the_inverse_of_the_prior_curve():
     want = np.array([0.0, 0.1, 1.0, 3.0])
     assert divergence_of(0.9 * (1 - np.exp(-0.35 * want)), 0.9) == pytest.approx(want)
