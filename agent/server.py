@@ -161,6 +161,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _reply(self, status: int, body: bytes) -> None:
         self.connection.settimeout(self.server.limits.receive_s)
+        self.request_version = self.protocol_version  # HTTP/0.9 would get no head
         self.send_response_only(status)
         self.send_header("Content-Type", BINARY)
         self.send_header("Content-Length", str(len(body)))
@@ -172,7 +173,6 @@ class Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the request line or the headers have wrong, as one line of JSON."""
         self.unread = True
-        self.request_version = "HTTP/1.0"
         self.close_connection = True
         self._reply(code, pack({"error": "the request is not HTTP that this agent speaks"}))
 

@@ -1,10 +1,11 @@
 """How repeatable is the stopwatch? Repeats A/A and A/B timings, with the other core kept busy.
 
-    python benchmarks/timing.py --repeats 20 --load
+    python benchmarks/timing.py [--networks resnet20] [--repeats 20] [--no-load]
 
-A is a ResNet-20 for 32x32 images with random weights in float32; B is its int8 form, and a
-ResNet-20 of half the width. Each repeat opens the candidate anew. Prints one row per pair: the
-mean ratio, the coefficient of variation (CV) over the repeats, and what a timing cost.
+A is a ResNet-20 for 32x32 images, and a ResNet-18 for 224x224 ones, with random weights in float32;
+B is its int8 form, and the same network at half the width. Each repeat opens the candidate anew.
+All cores but one are kept busy meanwhile, by processes that end with this one. Prints one row per
+pair: the mean ratio, the coefficient of variation (CV) over the repeats, and what a timing cost.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +51,42 @@ class Block(nn.Module):
 def resnet20(width: int = 16) -> nn.Module:
     """A ResNet-20 with random weights: stages of ``width``, 2 and 4 times as many channels."""
     torch.manual_seed(0)
-    stem = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    blocks, inner = [], width
-    for stage in range(3):
-        for index in range(3):
+    return _resnet([nn.Conv2d(3, width, 3, 1, 1, bias=False)], width, 3, 3, 10)
+
+
+def resnet18(width: int = 64) -> nn.Module:
+    """A ResNet-18 with random weights: stages of ``width``, 2, 4 and 8 times as many channels."""
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)]
+    return _resnet(stem, width, 4, 2, 1000)
+
+
+def _resnet(
+    stem: list[nn.Module], width: int, stages: int, blocks: int, classes: int
+) -> nn.Sequential:
+    layers, inner = [*stem, nn.BatchNorm2d(width), nn.ReLU()], width
+    for stage in range(stages):
+        for index in range(blocks):
             outer = width << stage
-            blocks.append(Block(inner, outer, 2 if stage and not index else 1))
+            layers.append(Block(inner, outer, 2 if stage and not index else 1))
             inner = outer
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, 10)]
-    return nn.Sequential(*stem, *blocks, *head).eval()
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inner, classes)]
+    return nn.Sequential(*layers, *head).eval()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, made at any width. side: of its images; images: for calibration; seconds: of one
+    timing (a slower network needs longer for as many calls)."""
+
+    make: Callable[..., nn.Module]
+    width: int
+    side: int
+    images: int
+    seconds: float
+
+
+CASES = {"resnet20": Case(resnet20, 16, 32, 64, 3.0), "resnet18": Case(resnet18, 64, 224, 16, 6.0)}
 
 
 @contextlib.contextmanager
@@ -87,45 +115,47 @@ def report(name: str, timings: list[Timing]) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one timing")
-    parser.add_argument("--load", action="store_true", help="keep all other cores busy")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def repeat(case: Case, repeats: int, others: int) -> dict[str, list[Timing]]:
+    """Timings of each pair, the pairs in turn."""
     rng = np.random.default_rng(0)
-    calibration = [rng.standard_normal((64, 3, 32, 32)).astype(np.float32)]
-    example = torch.zeros(1, 3, 32, 32)
-    target = make_target("onnxruntime-cpu", {"seconds": options.seconds})
+    shape = (case.images, 3, case.side, case.side)
+    calibration = [rng.standard_normal(shape).astype(np.float32)]
+    example = torch.zeros(1, *shape[1:])
+    target = make_target("onnxruntime-cpu", {"seconds": case.seconds})
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: Path(folder) / f"{name}.onnx" for name in ("A", "A copy", "int8", "half")}
-        network = resnet20()
+        network = case.make()
         layers = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        eight = {name: Bits(8, 8) for name in layers}
-        begin = time.perf_counter()
         target.export(network, example, {}, [], paths["A"])
-        floats = time.perf_counter()
-        target.export(network, example, eight, calibration, paths["int8"])
-        done = time.perf_counter()
+        target.export(network, example, {n: Bits(8, 8) for n in layers}, calibration, paths["int8"])
         paths["A copy"].write_bytes(paths["A"].read_bytes())
-        target.export(resnet20(width=8), example, {}, [], paths["half"])
-        cpu = cpu_features()
-        print(f"{cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['flags'])}")
-        others = (cpu["cores"] - 1) if options.load else 0
-        print(f"{others} busy processes beside; load average {os.getloadavg()[0]:.1f} before")
-        print(f"export {floats - begin:.2f} s, export and int8 {done - floats:.2f} s")
+        target.export(case.make(width=case.width // 2), example, {}, [], paths["half"])
         pairs = {"A/A": "A copy", "A/B int8": "int8", "A/B half width": "half"}
         timings: dict[str, list[Timing]] = {name: [] for name in pairs}
         with busy_cores(others):
-            for _ in range(options.repeats):
+            for _ in range(repeats):
                 for name, file in pairs.items():
                     timings[name].append(target.time(paths[file], paths["A"], calibration[0][:1]))
-        print(f"load average {os.getloadavg()[0]:.1f} after\n")
-        print("| pair | ratio | CV of repeats | mean error | unstable | rounds in state | cost |")
-        print("|---|---|---|---|---|---|---|")
-        for name, rows in timings.items():
-            print(report(name, rows))
+    return timings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(CASES))
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--load", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cpu = cpu_features()
+    others = (cpu["cores"] - 1) if options.load else 0
+    print(f"{cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['flags'])}")
+    print(f"{others} busy processes beside; load average {os.getloadavg()[0]:.1f} before\n")
+    print("| pair | ratio | CV of repeats | mean error | unstable | rounds in state | cost |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for network in options.networks.split(","):
+        for name, rows in repeat(CASES[network], options.repeats, others).items():
+            print(report(f"{network} {name}", rows), flush=True)
+    print(f"\nload average {os.getloadavg()[0]:.1f} after")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def pull(
     verify: Annotated[bool, typer.Option(help="Run the file again before delivering.")] = True,
     format: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Also for these runtimes: onnx,openvino,executorch."),
+        typer.Option(help="Also for these runtimes: onnx,openvino,executorch,litert."),
     ] = None,
 ) -> None:
     """Deliver the chosen point: model, plan, manifest and model card, verified.

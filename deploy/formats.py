@@ -25,6 +25,7 @@ FORMATS = {
     "onnx": "onnxruntime-cpu",
     "openvino": "openvino-cpu",
     "executorch": "executorch-xnnpack",
+    "litert": "litert",
 }
 """What ``--format`` takes -> the target that writes and runs it."""
 
@@ -48,6 +49,16 @@ _LOAD = {
         'program = Runtime.get().load_program("{file}")',
         'method = program.load_method("forward")',
         "outputs = method.execute([torch.from_numpy(batch)])[0].numpy()  # the batch of the export",
+    ),
+    "litert": (
+        "from ai_edge_litert.interpreter import Interpreter",
+        'interpreter = Interpreter(model_path="{file}")',
+        "interpreter.allocate_tensors()",
+        "(given,), (gives,) = interpreter.get_input_details(), interpreter.get_output_details()",
+        "# tensors of int8: value = (integer - zero) * scale, with scale, zero = X['quantization']",
+        'interpreter.set_tensor(given["index"], batch)  # the batch of the export',
+        "interpreter.invoke()",
+        'outputs = interpreter.get_tensor(gives["index"])',
     ),
 }
 

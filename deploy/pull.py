@@ -40,9 +40,9 @@ def pull(
     verify: run the file again on the recorded data and refuse it when the score differs (without
         it only the sha256 is checked, and the manifest says so).
     register, alias: also put it into MLflow's model registry under that name and alias.
-    formats: files for further runtimes in the same bundle (onnx, openvino, executorch): those of
-        the search's targets as measured, others exported and measured now; see ``formats`` in the
-        manifest for each one's numbers and how to load it.
+    formats: files for further runtimes in the same bundle (onnx, openvino, executorch, litert):
+        those of the search's targets as measured, others exported and measured now; see
+        ``formats`` in the manifest for each one's numbers and how to load it.
     uri: MLflow's address, default the job's (to register) or MLFLOW_TRACKING_URI.
 
     What was measured is what is delivered, byte for byte; where that cannot be (the file was not

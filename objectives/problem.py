@@ -243,14 +243,17 @@ def find_space(job: Job, task: Task, target: Target, further: Sequence[Target] =
         raise InputError(place, error.problem, error.remedy) from error
 
 
-def _choices(job: Job, offered: Choices) -> Choices:
-    spec = job.space
+def _bits(job: Job, offered: Choices) -> tuple[tuple[int, int], ...]:
+    """The pairs of bits that the job names, or the target's own where it names none."""
+    asked = job.space.bits
+    if asked is None:
+        return offered.bits
     pairs = (*offered.bits, *offered.more_bits)
     known = {f"w{weight}a{activation}": (weight, activation) for weight, activation in pairs}
     for pair in reversed(pairs):  # a number alone: the first pair of so many weight bits
         known[str(pair[0])] = pair
-    named = [known.get(str(bits)) for bits in spec.bits]
-    for i, (bits, found) in enumerate(zip(spec.bits, named, strict=True)):
+    named = [known.get(str(bits)) for bits in asked]
+    for i, (bits, found) in enumerate(zip(asked, named, strict=True)):
         if found is None:
             raise InputError(
                 job.where(f"space.bits[{i}]"),
@@ -261,8 +264,13 @@ def _choices(job: Job, offered: Choices) -> Choices:
     if offered.bits[0] not in chosen:  # else the first option would pass for the baseline
         problem = "every plan is compared with the unchanged network, and its 32 bits are missing"
         raise InputError(job.where("space.bits"), problem, "add 32; constraints can exclude it")
+    return tuple(chosen)
+
+
+def _choices(job: Job, offered: Choices) -> Choices:
+    spec = job.space
     zeros = sorted((50, "2:4") if z == "2:4" else (int(z), "unstructured") for z in spec.zeros)
-    choices = replace(offered, bits=tuple(chosen), zeros=tuple(zeros))
+    choices = replace(offered, bits=_bits(job, offered), zeros=tuple(zeros))
     if isinstance(spec.prune, Prune):
         choices = replace(choices, smallest_keep=spec.prune.smallest_keep)
         if spec.prune.step is not None:

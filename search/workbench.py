@@ -56,6 +56,19 @@ def schema(
 
 
 @app.command()
+def setup(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="litert")],
+) -> None:
+    """Install what a target needs in an environment of its own: litert's converter (some GB)."""
+    if target != "litert":
+        problem = f"{target!r} needs no environment of its own"
+        raise InputError("TARGET", problem, "only 'litert' does; others come with an extra")
+    from ..targets.litert_environment import set_up
+
+    set_up(say=typer.echo)
+
+
+@app.command()
 def doctor() -> None:
     """What is installed, which targets work here, and what to do about what is wrong."""
     from .doctor import run_doctor

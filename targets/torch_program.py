@@ -46,6 +46,11 @@ def write_program(network: nn.Module, example: torch.Tensor) -> bytes:
 
     Raises ProgramError naming an operator that is not in the allow-list.
     """
+    return write_named(network, example)[0]
+
+
+def write_named(network: nn.Module, example: torch.Tensor) -> tuple[bytes, dict[str, str]]:
+    """The same, and which of the file's tensors each parameter became: name -> tensor."""
     pair = torch.cat([example, example])
     shapes = ({0: torch.export.Dim("batch", min=1, max=65536)},)
     exported = torch.export.export(network, (pair,), dynamic_shapes=shapes)
@@ -54,11 +59,13 @@ def write_program(network: nn.Module, example: torch.Tensor) -> bytes:
     held |= signature.inputs_to_lifted_tensor_constants
     place: dict[fx.Node, int] = {}
     rows: list[Any] = []
+    named: dict[str, str] = {}
     for node in exported.graph.nodes:
         if node.op == "placeholder":
             if node.name in held:
                 key = f"t{len(tensors):05d}"
                 tensors[key] = _tensor(exported, held[node.name])
+                named[held[node.name]] = key
                 row: Any = {"tensor": key}
             else:
                 row = {"input": 0}
@@ -76,7 +83,7 @@ def write_program(network: nn.Module, example: torch.Tensor) -> bytes:
         rows.append(row)
     # one entry only: safetensors writes several in an order that changes from call to call
     data: bytes = save(tensors, {"program": json.dumps({"version": VERSION, "rows": rows})})
-    return data
+    return data, named
 
 
 def read_program(data: bytes, device: str = "cpu") -> fx.GraphModule:

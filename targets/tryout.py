@@ -15,6 +15,7 @@ from ..errors import InputError, ParetuneError
 from .catalogue import TARGETS, make_target
 from .target import Bits
 
+RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert", "torch")
 _CLOSE = 1e-3  # of the largest output, for a float32 file
 _ROUGH = 0.25  # of the same, for int8
 
@@ -81,7 +82,7 @@ def try_target(name: str) -> Tryout:
         return Tryout(name, "broken", reason[0][:200])
     said = target.description
     version = next(
-        (f"{k} {said[k]}" for k in ("onnxruntime", "openvino", "executorch", "torch") if k in said),
+        (f"{k} {said[k]}" for k in RUNTIMES if k in said),
         "",
     )
     kinds = "float32 and int8" if len(widths) > 1 else "float32"

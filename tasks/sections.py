@@ -113,16 +113,20 @@ class SpaceSection(Section):
     """What may change.
 
     prune: whether channels may be cut, and how far. bits: weight bits, 32 among them, e.g.
-        ``[4, 8, 32]``; ``w4a32`` names those of the activations too. rank: whether layers may be
-        factorised, and how. zeros: shares of zero weights in per cent, and "2:4"; these only make
-        a packed file smaller. freeze: module names left alone (default: the classifier).
+        ``[4, 8, 32]``; ``w4a32`` names those of the activations too (default: what the target
+        runs best, 8 and 32 on most). rank: whether layers may be factorised, and how. zeros:
+        shares of zero weights in per cent, and "2:4"; these only make a packed file smaller.
+        freeze: module names left alone (default: the classifier).
     """
 
     prune: bool | Prune = True
-    bits: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=32)] | Annotated[str, Field(pattern=_PAIR)], ...],
-        Field(strict=False, min_length=1, max_length=16),
-    ] = (8, 32)
+    bits: (
+        Annotated[
+            tuple[Annotated[int, Field(ge=1, le=32)] | Annotated[str, Field(pattern=_PAIR)], ...],
+            Field(strict=False, min_length=1, max_length=16),
+        ]
+        | None
+    ) = None
     rank: bool | Rank = True
     zeros: Annotated[
         tuple[Annotated[int, Field(ge=1, le=99)] | Literal["2:4"], ...],
@@ -141,8 +145,8 @@ class SpaceSection(Section):
 
     @field_validator("bits", "zeros")
     @classmethod
-    def _no_twins(cls, items: tuple[Any, ...]) -> tuple[Any, ...]:
-        return distinct(items)
+    def _no_twins(cls, items: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        return None if items is None else distinct(items)
 
 
 class RemoteSection(Section):
