@@ -91,6 +91,13 @@ def files_below(folder: Path) -> set[str]:
     return {str(Path(where) / name) for where, _, names in os.walk(folder) for name in names}
 
 
+def test_a_request_without_a_version_gets_an_answer_with_a_head(agent: Agent) -> None:
+    """HTTP/0.9 knows no head; whoever speaks it is answered like all others."""
+    head, _, body = exchange(agent.port, b"GET /v1/status\r\n\r\n").partition(b"\r\n\r\n")
+    assert head.split()[:2] == [b"HTTP/1.0", b"403"]  # it names no host
+    assert set(unpack(body)[0]) == {"error"}
+
+
 @pytest.mark.parametrize("count", SIZES)
 def test_mutated_requests_do_no_harm(
     agent: Agent, linear: bytes, tmp_path: Path, count: int

@@ -10,11 +10,14 @@ from torch import nn
 
 from paretune.errors import InputError
 from paretune.objectives.problem import find_space
+from paretune.spaces.space import SearchSpace
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
+from paretune.targets.target import Target
+from paretune.targets.torch_eager import TorchCpu
 from paretune.tasks.job import load_job
 
 
-def space(bits: list[object]) -> object:
+def space(bits: list[object] | None, *targets: Target) -> SearchSpace:
     job = load_job(
         {
             "name": "bits",
@@ -24,11 +27,22 @@ def space(bits: list[object]) -> object:
     )
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
     task = SimpleNamespace(network=network, example=torch.zeros(1, 1, 8, 8))
-    return find_space(job, task, OnnxRuntimeCpu())
+    first, *further = targets or (OnnxRuntimeCpu(),)
+    return find_space(job, task, first, further)
 
 
 def test_float_and_8_bits_are_what_is_offered_by_itself() -> None:
     assert OnnxRuntimeCpu().choices.bits == ((32, 32), (8, 8))
+    assert all(layer.bits == ((32, 32), (8, 8)) for layer in space(None).layers)
+
+
+def test_a_job_that_names_no_bits_runs_on_every_target() -> None:
+    """Each offers its own widths; together they offer those that all of them run."""
+    job = load_job({"name": "plain", "task": {"model": "m:m", "data": {"kind": "digits"}}})
+    assert load_job(job.to_json()) == job and job.space.bits is None
+    assert all(layer.bits == ((32, 32), (16, 16)) for layer in space(None, TorchCpu()).layers)
+    with pytest.raises(InputError, match="8 bits are not offered by this target; known: 16, 32"):
+        space([8, 32], TorchCpu())
 
 
 @pytest.mark.parametrize(
