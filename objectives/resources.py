@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..targets.energy import energy_counters, energy_mj
+from ..targets.energy import energy_meter, energy_mj
 from ..targets.footprint import can_measure_memory, peak_memory_bytes
 from ..targets.target import Target
 from .objective import quantity_name
@@ -26,28 +26,45 @@ def check_measurable(
     names: Collection[str], where: str = "objectives", targets: Collection[str] = ()
 ) -> None:
     """Raises InputError for a quantity that cannot be measured on this machine, or not of one of
-    the ``targets``: memory and energy are those of this machine's processor."""
+    the ``targets``: memory is that of this machine's processor, energy of its processor or GPU."""
     asked = asked_resources(names)
-    elsewhere = [t for t in targets if t.startswith("remote:") or t.endswith("-cuda")]
-    for quantity in set(asked) & {"peak_memory_bytes", "energy_mj"} if elsewhere else ():
-        raise InputError(
-            where,
-            f"{quantity} is not available of {elsewhere[0]!r}, which does not run on this "
-            "machine's processor",
-            "leave it out",
-        )
-    if "energy_mj" in asked and not energy_counters():
-        raise InputError(
-            where,
-            "energy_mj is not available on this machine (no readable RAPL counter)",
-            "leave it out, or measure on a machine whose /sys/class/powercap can be read",
-        )
+    for target in targets or ("",):
+        elsewhere = {
+            "peak_memory_bytes": target.startswith("remote:") or target.endswith("-cuda"),
+            "energy_mj": target.startswith("remote:"),
+        }
+        for quantity in asked:
+            if elsewhere.get(quantity):
+                raise InputError(
+                    where,
+                    f"{quantity} is not available of {target!r}, which does not run on this "
+                    "machine's processor",
+                    "leave it out",
+                )
+        if "energy_mj" in asked and energy_meter(device := _device(target)) is None:
+            raise InputError(where, *_NO_METER[device])
     if "peak_memory_bytes" in asked and not can_measure_memory():
         raise InputError(
             where,
             "peak_memory_bytes is not available on this system (no /proc/self/clear_refs)",
             "leave it out, or measure on Linux",
         )
+
+
+_NO_METER = {
+    "cpu": (
+        "energy_mj is not available on this machine (no readable RAPL counter)",
+        "leave it out, or measure on a machine whose /sys/class/powercap can be read",
+    ),
+    "cuda": (
+        "energy_mj is not available on this machine (NVML tells of no GPU)",
+        "leave it out, or install nvidia-ml-py beside a GPU and its driver",
+    ),
+}
+
+
+def _device(target: str) -> str:
+    return "cuda" if target.endswith("-cuda") else "cpu"
 
 
 def measure_resources(
@@ -68,5 +85,6 @@ def measure_resources(
         found["peak_memory_bytes"] = float(peak_memory_bytes(target, path, inputs.shape))
     if "energy_mj" in asked:
         runtime = target.load(path)
-        found["energy_mj"] = energy_mj(lambda: runtime.predict(inputs))
+        meter = energy_meter(_device(target.name))
+        found["energy_mj"] = energy_mj(lambda: runtime.predict(inputs), meter)
     return found

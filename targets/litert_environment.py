@@ -56,8 +56,9 @@ def converter_python(folder: Path | None = None) -> Path:
 def set_up(folder: Path | None = None, say: Callable[[str], object] = print) -> Path:
     """Make the environment, or make it anew where its packages are others; its folder.
 
-    Takes minutes and some gigabytes (its torch); pip's own settings apply, e.g. PIP_INDEX_URL.
-    Nothing of this interpreter's packages is touched. Raises EnvironmentFault with pip's last line.
+    Takes minutes and some gigabytes (its torch); by ``uv`` where it is on PATH, else by pip, with
+    their own settings (e.g. PIP_INDEX_URL). Nothing of this interpreter's packages is touched.
+    Raises EnvironmentFault with the last line that they said.
     """
     folder = environment_folder() if folder is None else folder
     try:
@@ -69,9 +70,15 @@ def set_up(folder: Path | None = None, say: Callable[[str], object] = print) -> 
     _check_ours(folder)
     say(f"{folder}: installing {' '.join(PACKAGES)} (minutes)")
     shutil.rmtree(folder, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(folder)], folder)
     name = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
-    _run([str(folder / name), "-I", "-m", "pip", "install", "--quiet", *PACKAGES], folder)
+    python = str(folder / name)
+    uv = shutil.which("uv")
+    if uv:
+        _run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], folder)
+        _run([uv, "pip", "install", "--quiet", "--python", python, *PACKAGES], folder)
+    else:
+        _run([sys.executable, "-m", "venv", str(folder)], folder)
+        _run([python, "-I", "-m", "pip", "install", "--quiet", *PACKAGES], folder)
     (folder / STAMP).write_text(json.dumps([*PACKAGES]), encoding="utf-8")
     say(f"{folder}: ready")
     return folder

@@ -1,6 +1,8 @@
 """Throughput, peak memory and energy: measured, or refused before anything is started."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ from paretune.objectives import resources
 from paretune.objectives.further import relate
 from paretune.objectives.problem import parse_constraints, parse_objectives
 from paretune.targets.catalogue import make_target
-from paretune.targets.energy import energy_counters, energy_mj
+from paretune.targets.energy import energy_mj, gpu_meter, processor_meter
 from paretune.targets.footprint import can_measure_memory, peak_memory_bytes
 from paretune.tasks.job import load_job
 
@@ -41,21 +43,30 @@ def test_throughput_is_as_uncertain_as_the_latency_it_follows_from() -> None:
 def test_energy_is_refused_where_the_machine_does_not_tell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(resources, "energy_counters", list)
+    monkeypatch.setattr(resources, "energy_meter", lambda device: None)
     job = load_job({**JOB, "objectives": ["accuracy", "energy_mj"]})
     with pytest.raises(InputError, match=r"objectives\[1\]: energy_mj is not available"):
         parse_objectives(job)
     job = load_job({**JOB, "constraints": ["energy_mj < 5"]})
     with pytest.raises(InputError, match=r"constraints\[0\]: energy_mj is not available"):
         parse_constraints(job)
+    job = load_job({**JOB, "target": {"name": "torch-cuda"}, "constraints": ["energy_mj < 5"]})
+    with pytest.raises(InputError, match=r"\(NVML tells of no GPU\); .*nvidia-ml-py"):
+        parse_constraints(job)
 
 
-@pytest.mark.parametrize("quantity", ["energy_mj", "peak_memory_bytes"])
-@pytest.mark.parametrize("name", ["remote:https://board:8765", "torch-cuda"])
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [
+        ("remote:https://board:8765", "energy_mj"),
+        ("remote:https://board:8765", "peak_memory_bytes"),
+        ("torch-cuda", "peak_memory_bytes"),
+    ],
+)
 def test_what_runs_elsewhere_is_not_measured_here(
     name: str, quantity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "energy_counters", lambda: [Path("counter")])
+    monkeypatch.setattr(resources, "energy_meter", lambda device: float)
     monkeypatch.setattr(resources, "can_measure_memory", lambda: True)
     here = {**JOB, "objectives": ["accuracy"], "constraints": [f"{quantity} < 5"]}
     parse_constraints(load_job(here))
@@ -72,14 +83,35 @@ def test_energy_is_what_the_counters_grew_by(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text("900")
         (tmp_path / name / "max_energy_range_uj").write_text("1000")
-    assert energy_counters(tmp_path) == [counter]
+    meter = processor_meter(tmp_path)
 
     def call() -> None:
         counter.write_text(str((int(counter.read_text()) + 300) % 1000))
 
-    assert energy_mj(call, 0.0, [counter]) == pytest.approx(0.3)  # one call, the counter wrapped
+    assert energy_mj(call, meter, 0.0) == pytest.approx(0.3)  # the warm-up wrapped the counter
+    counter.write_text("600")
+    assert energy_mj(call, processor_meter(tmp_path), 0.0) == pytest.approx(0.3)  # wrapped in it
+    assert processor_meter(tmp_path / "nowhere") is None
     with pytest.raises(CandidateError, match="not available"):
-        energy_mj(call, 0.0, [])
+        energy_mj(call, None, 0.0)
+
+
+def test_a_gpus_energy_is_nvmls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for NVML, which counts millijoules since its driver was loaded."""
+    used = {"a": 7000, "b": 100}
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: "ab"[index],
+        nvmlDeviceGetTotalEnergyConsumption=lambda gpu: used[gpu],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    meter = gpu_meter()
+    assert energy_mj(lambda: used.update(b=used["b"] + 25), meter, 0.0) == pytest.approx(25)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # no such GPU
+    assert gpu_meter() is None
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    assert gpu_meter() is None
 
 
 @pytest.mark.skipif(not can_measure_memory(), reason="no /proc/self/clear_refs")
