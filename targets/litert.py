@@ -84,7 +84,7 @@ class LiteRt(ClockedTarget):
             folder = Path(text)
             order = {
                 "shape": [self.batch, *example.shape[1:]],
-                "weights": [tensors[f"{layer}.weight"] for layer in layers],
+                "weights": {tensors[f"{layer}.weight"]: layer for layer in layers},
             }
             (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
             (folder / "program.safetensors").write_bytes(program)

@@ -2,10 +2,10 @@
 
     python -I litert_convert.py FOLDER
 
-FOLDER holds order.json ``{"shape": [batch, ...], "weights": [...]}``, program.safetensors (see
-torch_program.py beside this file) and, where some weights are to have 8 bits, calibration.npy
-``(n, ...)``; model.tflite is written to it. weights: the program's tensors whose layers compute in
-8 bits. What fails is one line on stderr, with exit code 1.
+FOLDER holds order.json ``{"shape": [batch, ...], "weights": {tensor: layer}}``,
+program.safetensors (see torch_program.py beside this file) and, where layers are to have 8 bits,
+calibration.npy ``(n, ...)``; model.tflite is written to it. weights: the program's tensors whose
+layers compute in 8 bits. What fails is one line on stderr, with exit code 1.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def main(folder: Path) -> None:
     example = torch.zeros(order["shape"])
     settings = None
     if order["weights"]:
-        quantizer = by_weight(frozenset(order["weights"]))
+        quantizer = by_weight(order["weights"])
         examples = np.load(folder / "calibration.npy", allow_pickle=False)
         network = quantized(network, example, quantizer, examples)
         settings = QuantConfig(pt2e_quantizer=quantizer)
@@ -54,9 +55,10 @@ def quantized(network: Any, example: torch.Tensor, quantizer: Any, examples: np.
     return convert_pt2e(prepared, fold_quantize=False)
 
 
-def by_weight(weights: frozenset[str]) -> Any:
+def by_weight(weights: dict[str, str]) -> Any:
     """LiteRT's quantiser for the layers with these weights, and for what lies between them alone:
-    a sum or a pooling has 8 bits where all layers that it hears of have."""
+    a sum or a pooling has 8 bits where all layers that it hears of have. A layer that it does not
+    quantise is a ValueError with its name."""
     from litert_torch.quantize import pt2e_quantizer as pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
 
@@ -65,6 +67,10 @@ def by_weight(weights: frozenset[str]) -> Any:
     class ByWeight(pt2e.PT2EQuantizer):  # type: ignore[misc,name-defined]
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
             chosen = chosen_nodes(model.graph, weights)
+            layers = {str(n.args[1].target) for n in chosen if n.target in WEIGHTED}
+            for tensor, layer in weights.items():
+                if tensor not in layers:
+                    raise ValueError(f"{layer}: it has no 8-bit form there")
             self._annotate_all_static_patterns(model, config, lambda node: node in chosen)
             for node in model.graph.nodes:
                 if node.target in (ATEN.add.Tensor, ATEN.add_.Tensor) and node in chosen:
@@ -92,7 +98,7 @@ def by_weight(weights: frozenset[str]) -> Any:
     return ByWeight().set_global(config)
 
 
-def chosen_nodes(graph: torch.fx.Graph, weights: frozenset[str]) -> set[torch.fx.Node]:
+def chosen_nodes(graph: torch.fx.Graph, weights: Container[str]) -> set[torch.fx.Node]:
     """The layers with these weights, their tensors, and what only hears of such layers."""
     heard: dict[torch.fx.Node, set[bool]] = {}
     for node in graph.nodes:
