@@ -188,6 +188,8 @@ def test_missing_job_and_missing_study(call: Callable[..., tuple[int, str, str]]
     assert code == 2 and "nowhere" in err and err.count("\n") == 1
     assert call("sync", "nowhere")[0] == 2
     assert call("pull", "nowhere", "--best", "accuracy", "--to", "out")[0] == 2
+    code, _, err = call("setup", "openvino-cpu")
+    assert code == 2 and "needs no environment of its own; only 'litert' does" in err
 
 
 def test_options_are_checked_by_name(call: Callable[..., tuple[int, str, str]]) -> None:
