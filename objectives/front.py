@@ -136,6 +136,11 @@ class ParetoFront:
                 return point
         raise InputError(f"trial {number!r}", "has no measured point", "see front.table(True)")
 
+    def compared(self, number: int) -> tuple[Evaluation, ...]:
+        """What dominance compares of a trial: its evaluation in the search, then the confirmed."""
+        searched, shown = self._searched[number], self[number].evaluation
+        return (searched,) if shown is searched else (searched, shown)
+
     @property
     def score(self) -> str:
         """The value that says how good a network is: ``accuracy``, or ``fidelity``."""

@@ -33,7 +33,12 @@ def front_of(front: ParetoFront, target: str) -> ParetoFront:
         for o in front.objectives
         if o.name in SHARED or o.name.endswith(own)
     ]
-    rows = [(p.number, seen_from(p.evaluation, target)) for p in front.points if p.feasible]
+    rows = [
+        (point.number, seen_from(evaluation, target))
+        for point in front.points
+        if point.feasible
+        for evaluation in front.compared(point.number)
+    ]
     base = None if front.baseline is None else seen_from(front.baseline, target)
     return type(front)(rows, objectives, (), base)
 
