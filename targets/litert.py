@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import CandidateError
+from ..spaces.choices import Choices
 from . import litert_convert
 from .clocked import (
     ClockedTarget,
@@ -46,6 +47,7 @@ class LiteRt(ClockedTarget):
 
     name = "litert"
     format = "tflite"
+    choices = Choices()
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
