@@ -74,7 +74,6 @@ def test_killed_at_random_moments(bench, drive, fakes, tmp_path, times):
     assert bench.record(tmp_path / "whole")[0] == plans
 
 
-@pytest.mark.alone
 def test_ctrl_c_of_a_real_search(bench, tmp_path):
     log = tmp_path / "log"
     options = ["sleep_s=0.3", f"log={json.dumps(str(log))}"]
