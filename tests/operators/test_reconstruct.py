@@ -227,7 +227,9 @@ def test_refining_starts_at_the_first_difference() -> None:
     assert not torch.equal(small.head.weight, network.head.weight)
     again = copy.deepcopy(network)
     refine(again, network, inputs, 10)
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True)
+    )
 
 
 def test_places_are_bounded() -> None:
