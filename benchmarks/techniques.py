@@ -40,7 +40,7 @@ from paretune.tasks.task import Task
 
 DEFAULT = CompressSection()
 PLAIN = CompressSection(whiten=False, reconstruct=False)
-REFINED = CompressSection(refine=300)
+REFINED = CompressSection(refine=800)
 REFINE_IMAGES = 9600
 
 
@@ -126,7 +126,7 @@ TECHNIQUES: dict[str, Technique] = {
     ),
 }
 """Plain: without whitening and reconstruction; all others as a job does by default. Refined: with
-300 gradient steps towards the original's answers."""
+800 gradient steps towards the original's answers."""
 
 
 @dataclass
