@@ -20,7 +20,7 @@ def test_a_student_learns_and_is_a_start_of_its_own(tmp_path):
     fresh = small_task.Small(width=4)
     before = {k: v.clone() for k, v in fresh.state_dict().items()}
     file = tmp_path / "student.safetensors"
-    section = RecoverSection(epochs=4, lr=0.1, batch=50, features="auto", augment="none")
+    section = RecoverSection(epochs=6, lr=0.1, batch=50, features="auto", augment="none")
     done = train_student(task, fresh, section, weights=file)
     assert all(torch.equal(v, before[k]) for k, v in fresh.state_dict().items())
     again = small_task.Small(width=4).eval()
