@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cifar import resnet, whole_val
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,30 +35,8 @@ from paretune.spaces.plan import CompressionPlan, LayerChoice
 from paretune.spaces.space import SearchSpace
 from paretune.targets.catalogue import make_target
 from paretune.targets.target import Grid
-from paretune.tasks.load import load_task
 from paretune.tasks.recover_section import RecoverSection
 from paretune.tasks.task import Task
-
-
-def job(depth: int, data: Path) -> dict[str, object]:
-    """The task: 1,000 images of val for a search (not used here), the rest for the figures."""
-    return {
-        "name": f"resnet{depth}",
-        "task": {
-            "model": "paretune.tasks.vision:cifar_resnet",
-            "model_args": {"depth": depth},
-            "weights": str(data / f"cifar10_resnet{depth}.safetensors"),
-            "data": {
-                "kind": "imagefolder",
-                "train": str(data / "train"),
-                "evaluate": str(data / "val"),
-                "search": 1000,
-                "size": 32,
-                "mean": [0.485, 0.456, 0.406],
-                "std": [0.229, 0.224, 0.225],
-            },
-        },
-    }
 
 
 def pruned_plan(task: Task, space: SearchSpace, keep_macs: float) -> CompressionPlan:
@@ -111,17 +89,18 @@ def exported(task: Task, network: nn.Module, made: Compressed, grids: Mapping[st
     return lambda inputs: torch.from_numpy(runtime.predict(inputs.numpy())), size
 
 
-def on_val(task: Task, network: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """Accuracy on the 9,000 images kept for figures, and on all of val."""
+def on_val(task: Task, network: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
+    """Accuracy on all of ``val``, and the class that each image is taken for."""
+    classes: list[Tensor] = []
 
     def predict(inputs: Tensor) -> Tensor:
         with torch.inference_mode():
-            return network(inputs)
+            outputs = network(inputs)
+        classes.append(outputs.argmax(1))
+        return outputs
 
-    rest, seen = (task.score.measure(predict, split) for split in (task.evaluate, task.search))
-    count = rest.count + seen.count
-    right = rest.values["accuracy"] * rest.count + seen.values["accuracy"] * seen.count
-    return {"evaluate": round(rest.values["accuracy"], 4), f"val_{count}": round(right / count, 4)}
+    found = task.score.measure(predict, whole_val(task))
+    return round(found.values["accuracy"], 4), torch.cat(classes)
 
 
 def main() -> None:
@@ -141,7 +120,7 @@ def main() -> None:
     def say(**facts: object) -> None:
         print(json.dumps({"at_s": round(time.monotonic() - begun, 1), **facts}), flush=True)
 
-    task = load_task(job(given.depth, Path(os.environ["PARETUNE_DATA"])))
+    task = resnet(given.depth)
     space = discover(task.network, task.example, freeze=[])
     path = given.out / "plan.json"
     if given.bits:
@@ -185,22 +164,27 @@ def main() -> None:
     done = recover(made, task, options, state=given.out / "state.safetensors", watcher=watch)
     save_file(done.network.state_dict(), given.out / "recovered.safetensors")
     before, after = made.network, done.network
+    sizes: dict[str, object] = {}
     if given.bits:
         before, first = exported(task, made.network, made, {})
         after, size = exported(task, done.network, made, done.grids)
-        same = [
-            (after(x).argmax(1) == done.network(x).argmax(1)).float().mean()
-            for x, _ in task.search.batches(100)
-        ]
-        say(bytes_before=first, bytes=size, agreement=float(torch.stack(same).mean()))
+        sizes = {"bytes_before": first, "bytes": size}
+    (original, _), (first_score, _) = on_val(task, task.network), on_val(task, before)
+    recovered, classes = on_val(task, after)
+    if done.rounded is not None:
+        trained, same = on_val(task, done.rounded)
+        agreement = float((classes == same).float().mean())
+        sizes |= {"trained": trained, "agreement": round(agreement, 4)}
     say(
         held_out=[done.first_score, *done.scores],
         best_epoch=done.best_epoch,
         epochs=round(done.steps / (49_000 // options.batch), 2),
         training_s=round(done.seconds),
-        original=on_val(task, task.network),
-        before=on_val(task, before),
-        recovered=on_val(task, after),
+        original=original,
+        before=first_score,
+        recovered=recovered,
+        drop=round(original - recovered, 4),
+        **sizes,
     )
 
 

@@ -29,6 +29,7 @@ class Recovered:
     """A trained network. network: eval mode, CPU, float32 modules.
 
     grids: the learned quantisation steps by module name, for the export (empty without bits < 32).
+    rounded: then, the network as it was trained, which rounds what its exported file rounds.
     scores: on the held-out training examples after each epoch; best_epoch: the one delivered, 0 =
     the network as it came, because no epoch was better. seconds: of training, interruptions
     excluded.
@@ -36,6 +37,7 @@ class Recovered:
 
     network: nn.Module
     grids: Mapping[str, Grid] = field(default_factory=dict)
+    rounded: nn.Module | None = None
     scores: tuple[float, ...] = ()
     first_score: float | None = None
     best_epoch: int = 0
@@ -81,12 +83,14 @@ def recover(
         key = _key(network, made.bits, task, options)
         training = Training(network, original, task, options, augment, state, key, watcher)
     at = training.run()
-    grids: Mapping[str, Grid] = {}
+    network.eval().requires_grad_(False)
+    rounded, grids = None, dict[str, Grid]()
     if low:
-        network, grids = settle(network)
+        rounded, (network, grids) = network, settle(network)
     return Recovered(
-        network=network.eval().requires_grad_(False),
+        network=network,
         grids=grids,
+        rounded=rounded,
         first_score=at.first_score,
         scores=tuple(at.scores),
         best_epoch=at.best_epoch,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hooked import run_hooked
 from .sampling import is_sampled
 from .sums import WatchedSums
 
@@ -30,14 +31,19 @@ def refine(
     """Draw ``network``'s answers to the original's on ``inputs`` (n, ...), in place.
 
     steps: gradient steps of :data:`BATCH` inputs each, drawn without replacement until fewer are
-    left. BatchNorm statistics stay. The outputs' squared difference is divided by the original's
-    variance, so that the rate suits any network.
+    left. BatchNorm statistics stay, and so do layers that still give what the original's give:
+    behind them nothing needs gradients. The outputs' squared difference is divided by the
+    original's variance, so that the rate suits any network.
     """
+    same = _unchanged(network, original, inputs[:1])
     generator = torch.Generator().manual_seed(seed)
-    trained = [p for p in network.parameters() if p.is_floating_point()]
-    wanted = [p.requires_grad for p in trained]
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    known = [p for p in network.parameters() if p.is_floating_point()]
+    wanted = [p.requires_grad for p in known]
+    trained = [p for p in known if id(p) not in same]
+    if not trained:
+        return
+    for parameter in known:
+        parameter.requires_grad_(id(parameter) not in same)
     optimiser = torch.optim.Adam(trained, lr=RATE)
     rates: Any = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=max(steps, 2))
     order: list[int] = []
@@ -56,9 +62,38 @@ def refine(
                 optimiser.step()
                 rates.step()
     finally:
-        for parameter, before in zip(trained, wanted, strict=True):
+        for parameter, before in zip(known, wanted, strict=True):
             parameter.requires_grad_(before)
             parameter.grad = None
+
+
+def _unchanged(network: nn.Module, original: nn.Module, inputs: Tensor) -> set[int]:
+    """The parameters, by identity, of layers whose results are the original's to the bit."""
+    theirs, mine = _results(original, inputs), _results(network, inputs)
+    return {
+        id(parameter)
+        for name, results in mine.items()
+        if len(results) == len(theirs.get(name, ()))
+        and all(torch.equal(a, b) for a, b in zip(results, theirs[name], strict=True))
+        for parameter in network.get_submodule(name).parameters(recurse=False)
+    }
+
+
+def _results(network: nn.Module, inputs: Tensor) -> dict[str, list[Tensor]]:
+    """What each module without children gives, call by call."""
+    found: dict[str, list[Tensor]] = {}
+
+    def note(_: nn.Module, __: object, out: object, name: str) -> None:
+        if isinstance(out, Tensor):
+            found.setdefault(name, []).append(out.clone())
+
+    hooks = [
+        module.register_forward_hook(lambda m, a, out, n=name: note(m, a, out, n))
+        for name, module in network.named_modules()
+        if not any(module.children())
+    ]
+    run_hooked(network, inputs, hooks)
+    return found
 
 
 def _answers(network: nn.Module, batch: Tensor) -> list[Tensor]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 
-CIFAR_DEPTHS = (20, 32, 44, 56, 110)
+CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0)
 
 
@@ -49,15 +49,15 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The three-stage ResNet of He et al. 2015, section 4.2: (n, 3, 32, 32) -> (n, classes)."""
 
-    def __init__(self, blocks: int, classes: int) -> None:
+    def __init__(self, blocks: int, classes: int, width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, blocks, 1)
-        self.layer2 = self._stage(16, 32, blocks, 2)
-        self.layer3 = self._stage(32, 64, blocks, 2)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = self._stage(width, width, blocks, 1)
+        self.layer2 = self._stage(width, 2 * width, blocks, 2)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(64, classes)
+        self.linear = nn.Linear(4 * width, classes)
 
     @staticmethod
     def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
@@ -95,16 +95,19 @@ class PlainCnn(nn.Module):
         return self.classifier(x)  # type: ignore[no-any-return]
 
 
-def cifar_resnet(depth: int = 20, classes: int = 10) -> nn.Module:
-    """ResNet-20/32/44/56/110 for CIFAR: (n, 3, 32, 32) -> (n, classes).
+def cifar_resnet(depth: int = 20, classes: int = 10, width: int = 16) -> nn.Module:
+    """ResNet-8/14/20/32/44/56/110 for CIFAR: (n, 3, 32, 32) -> (n, classes).
 
+    width: even number of channels of the first stage; 16 is the published one.
     Tensor names: ``conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear``.
-    Raises InputError on another depth.
+    Raises InputError on another depth or an odd width.
     """
     if depth not in CIFAR_DEPTHS:
         known = ", ".join(map(str, CIFAR_DEPTHS))
         raise InputError("cifar_resnet", f"there is no depth {depth!r}", f"known: {known}")
-    return _initialised(CifarResNet((depth - 2) // 6, _positive("classes", classes)))
+    if _positive("width", width) % 2:
+        raise InputError("cifar_resnet", f"width={width!r} is odd", "take an even one")
+    return _initialised(CifarResNet((depth - 2) // 6, _positive("classes", classes), width))
 
 
 def plain_cnn(

@@ -215,6 +215,23 @@ def test_refining_draws_the_answers_nearer_and_leaves_the_flags() -> None:
     assert all(p.grad is None for p in (*small.parameters(), *network.parameters()))
 
 
+def test_refining_starts_at_the_first_difference() -> None:
+    network, _, inputs = chain()
+    small = copy.deepcopy(network)
+    with torch.no_grad():
+        small.b.weight.mul_(0.8)
+    refine(small, network, inputs, 10)
+    assert torch.equal(small.a.weight, network.a.weight)
+    assert torch.equal(small.a.bias, network.a.bias)
+    assert not torch.equal(small.b.weight, 0.8 * network.b.weight)
+    assert not torch.equal(small.head.weight, network.head.weight)
+    again = copy.deepcopy(network)
+    refine(again, network, inputs, 10)
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters(), network.parameters(), strict=True)
+    )
+
+
 def test_places_are_bounded() -> None:
     out = torch.randn(2, 3, 20, 20)
     places = Places.draw(out, PLACES, torch.Generator().manual_seed(0))

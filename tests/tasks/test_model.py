@@ -110,7 +110,7 @@ def test_what_is_wrong_with_a_factory_is_told(net_file: Path) -> None:
     assert "unexpected keyword argument 'spec'" in refusal("net.py:make", {"spec": 3}, here)
     assert "is not module:callable" in refusal("make")
     assert "is not a module's name" in refusal("a b:make")
-    assert "there is no depth 21; known: 20, 32" in refusal(
+    assert "there is no depth 21; known: 8, 14, 20, 32" in refusal(
         "paretune.tasks.vision:cifar_resnet", {"depth": 21}
     )
 
