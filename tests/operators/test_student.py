@@ -13,6 +13,7 @@ from paretune.tasks.vision import cifar_resnet
 from paretune.tasks.weights import load_weights
 
 
+@pytest.mark.slow
 def test_a_student_learns_and_is_a_start_of_its_own(tmp_path):
     """A quarter of the width, from random weights: far above chance, and its file loads again."""
     task = small_task.task()
