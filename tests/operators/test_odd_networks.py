@@ -292,7 +292,7 @@ def test_answers_take_no_more_memory_than_they_may(
     monkeypatch.setattr(answers, "MOST_BYTES", 200_000)
     noted = record_answers(network, inputs)
     assert sum(out.nbytes for out in noted.outputs.values()) <= 200_000
-    assert sum(out.nbytes for out in whole.values()) > 1_000_000
+    assert sum(out.nbytes for out in whole.values()) > 400_000
     assert noted.outputs["head"].shape == (48, 1, 5) and noted.outputs["b"].shape[1] > 10
     space = discover(network, inputs[:1])
     small = Compressor(network, inputs[:1], space, inputs).compress(space.plan({"keep:a": 1}))
