@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,17 @@ from ..spaces.plan import CompressionPlan
 from ..spaces.shortcut import ShortcutConv
 from ..spaces.space import SearchSpace, require
 from ..spaces.surgery import cut, lost_entries
+from ..spaces.trace import ChannelGroup
 from ..targets.onnx_calibrate import LEAST_EXAMPLES
 from ..targets.target import Bits, Grid
 from ..tasks.compress_section import CompressSection
-from .answers import record_answers
+from .answers import Answers, record_answers
 from .evidence import weight_slopes
 from .factorise import FactorCache
-from .importance import Importances, channel_importance, gather
+from .importance import Evidence, Importances, channel_importance, gather
 from .layer_bits import bits_by_layer, choice_of, weighted_layers
 from .layer_fits import LayerFits
-from .normalise import input_moments, reestimating
+from .normalise import Moments, input_moments, reestimating
 from .prune import choose_channels
 from .quantise import quantise
 from .reconstruct import Rank, Refit
@@ -95,35 +96,13 @@ class Compressor:
             n for n, m in self.original.named_modules() if isinstance(m, ShortcutConv)
         }
         self.normalise = options.normalise if calibration is not None else "none"
-        ranked = None if calibration is None else calibration[:IMPORTANCE_EXAMPLES]
-        method, evidence = gather(self.original, options.importance, ranked)
-        self._importance = Importances(
-            partial(
-                channel_importance,
-                self.original,
-                method=method,
-                evidence=evidence,
-                mix=options.importance_mix,
-                seed=options.importance_seed,
-            ),
-            space.groups,
-        )
         fits = (options.reconstruct or options.whiten) and calibration is not None
-        fits = fits and len(calibration) >= LEAST_RECONSTRUCT  # type: ignore[arg-type]
+        self._refits = fits and len(calibration) >= LEAST_RECONSTRUCT  # type: ignore[arg-type]
         count = NORMALISE_EXAMPLES
-        if fits:
+        if self._refits:
             count = affordable(self.original, example, RECONSTRUCT_EXAMPLES)
         self._inputs = None if calibration is None else calibration[:count]
-        self._answers = (
-            record_answers(self.original, self._inputs, curved=options.whiten)
-            if fits and self._inputs is not None
-            else None
-        )
-        self._moments = (
-            input_moments(self.original, self._inputs)
-            if self._inputs is not None and self.normalise != "none"
-            else {}
-        )
+        self._importance = Importances(self._importance_of, space.groups)
         self._factors = FactorCache()
 
     def on(self, network: nn.Module, space: SearchSpace) -> Compressor:
@@ -153,6 +132,43 @@ class Compressor:
         self._sparsify(plan, work)
         return work
 
+    def _importance_of(self, group: ChannelGroup) -> Tensor:
+        method, evidence = self._evidence
+        mix, seed = self.options.importance_mix, self.options.importance_seed
+        return channel_importance(self.original, group, method, evidence, mix=mix, seed=seed)
+
+    @cached_property
+    def _evidence(self) -> tuple[str, Evidence]:
+        """This and what follows is gathered when a plan first needs it."""
+        inputs = self._calibration
+        ranked = None if inputs is None else inputs[:IMPORTANCE_EXAMPLES]
+        return gather(self.original, self.options.importance, ranked)
+
+    @cached_property
+    def _answers(self) -> Answers | None:
+        if not self._refits or self._inputs is None:
+            return None
+        return record_answers(self.original, self._inputs, curved=self.options.whiten)
+
+    @cached_property
+    def _moments(self) -> Moments:
+        if self._inputs is None or self.normalise == "none":
+            return {}
+        return input_moments(self.original, self._inputs)
+
+    @cached_property
+    def _fits(self) -> LayerFits | None:
+        if self._answers is None or self._inputs is None:
+            return None
+        options = self.options
+        return LayerFits(
+            self.original,
+            self._answers,
+            self._inputs,
+            fit=options.reconstruct,
+            whiten=options.whiten,
+        )
+
     def _prune(self, plan: CompressionPlan, work: Compressed) -> None:
         work.kept = choose_channels(self.space.groups, plan.groups, self._importance)
         work.lost = cut(work.network, self.space.groups, work.kept)
@@ -160,7 +176,7 @@ class Compressor:
     def _factorise(self, plan: CompressionPlan, work: Compressed) -> None:
         for name, choice in plan.layers.items():
             module = work.network.get_submodule(name)
-            fitted = self._answers is not None and is_fitted(module)  # in the next step
+            fitted = self._refits and is_fitted(module)  # in the next step
             if choice.method is not None and not fitted:
                 factors = self._factors.factorise(module, choice.method, choice.ranks, name)
                 work.network.set_submodule(name, factors)
@@ -169,7 +185,7 @@ class Compressor:
         """One pass over the calibration inputs: refit what changed, re-estimate BatchNorm too."""
         layers = ((n, c, work.network.get_submodule(n)) for n, c in plan.layers.items())
         ranks = {n: Rank(c.method, c.ranks) for n, c, m in layers if c.method and is_fitted(m)}
-        if self._answers is None or self._inputs is None or not (work.lost or ranks):
+        if not (work.lost or ranks) or self._answers is None or self._inputs is None:
             return
         work.statistics = {n: b.clone() for n, b in work.network.named_buffers()}
         refit = Refit(
@@ -196,20 +212,6 @@ class Compressor:
             elif rank is not None:
                 factors = self._factors.factorise(module, rank.method, rank.ranks, name)
                 work.network.set_submodule(name, factors)
-
-    @cached_property
-    def _fits(self) -> LayerFits | None:
-        """Made with the first quick look."""
-        if self._answers is None or self._inputs is None:
-            return None
-        options = self.options
-        return LayerFits(
-            self.original,
-            self._answers,
-            self._inputs,
-            fit=options.reconstruct,
-            whiten=options.whiten,
-        )
 
     def _readers(self, work: Compressed) -> dict[str, Rank | None]:
         """Layers whose inputs lost channels, if layers are refitted."""

@@ -22,7 +22,7 @@ _BATCH = 16
 
 @torch.inference_mode(False)
 def output_curvature(network: nn.Module, inputs: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """G (out, out), float64, of every layer that :func:`is_sampled`; inputs (n, ...) float32."""
+    """G (out, out), float32, of every layer that :func:`is_sampled`; inputs (n, ...) float32."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, Any] = {}
     made: dict[str, Tensor] = {}
@@ -44,11 +44,12 @@ def output_curvature(network: nn.Module, inputs: Tensor, seed: int = 0) -> dict[
                 answers = network(batch.clone())
                 mixed = (answers * torch.randn(answers.shape, generator=generator)).sum()
             slopes = torch.autograd.grad(mixed, list(made.values()), allow_unused=True)
-            for (name, out), slope in zip(made.items(), slopes, strict=True):
+            for name, slope in zip(made, slopes, strict=True):
                 if slope is not None:
-                    flat = slope.movedim(1, -1) if out.dim() == 4 else slope
+                    linear = isinstance(network.get_submodule(name), nn.Linear)
+                    flat = slope if linear else slope.movedim(1, -1)
                     flat = flat.reshape(-1, flat.shape[-1])
-                    found[name] = found.get(name, 0.0) + (flat.T @ flat).double()
+                    found[name] = found.get(name, 0.0) + flat.T @ flat
     finally:
         for hook in hooks:
             hook.remove()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 
+from ..spaces.trace import is_plain_layer
 from ..targets.onnx_scales import Affine, LayerScales
 from ..targets.target import Grid
 from ..targets.uniform import to_floats, to_integers
@@ -60,7 +61,7 @@ def batchnorms_behind(network: nn.Module, example: Tensor) -> dict[str, str]:
 
     with ExitStack() as watching:
         for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and is_plain_layer(module):
                 hook = module.register_forward_hook(lambda m, a, o, n=name: made(m, a, o, n))
                 watching.callback(hook.remove)
             elif isinstance(module, nn.BatchNorm2d) and is_plain_norm(module):

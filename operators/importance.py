@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..spaces.trace import ROOTS, ChannelGroup
 from .evidence import Loss, input_means, input_rms, input_slopes, own_loss
 from .sampling import affordable
-from .surgeon import channel_rms, patch_moments, removal_order
+from .surgeon import PatchMoments, channel_rms, patch_moments, removal_order
 
 Evidence = Mapping[str, Tensor]
 """What calibration showed of each layer's inputs: module name -> (..., channels)."""
@@ -110,9 +110,10 @@ def channel_importance(
     if method == "taylor":
         return _taylor(group, evidence)
     if method == "obs":
-        order = removal_order(network, group, evidence)
-        if order is not None:
-            return order
+        if isinstance(evidence, PatchMoments):
+            order = removal_order(network, group, evidence)
+            if order is not None:
+                return order
         method, evidence = "activation", channel_rms(evidence, network)
     total = torch.zeros(group.channels)
     for member in group.members:

@@ -50,7 +50,8 @@ class LayerFits:
     ) -> None:
         self._network, self._answers = network, answers
         self._fit, self._whiten = fit, whiten
-        self._moments = _moments(network, answers.first(EXAMPLES), inputs[:EXAMPLES])
+        noted = answers.first(EXAMPLES, len(inputs))
+        self._moments = _moments(network, noted, inputs[:EXAMPLES])
         self._made: ModuleCache[nn.Module] = ModuleCache(most_bytes)
 
     def __contains__(self, name: object) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .answers import Answers
 from .factorise import factorise
 from .metric import root
-from .sampling import is_sampled
+from .sampling import by_token, is_sampled
 from .sums import WatchedSums
 
 RIDGE = 1e-3
@@ -132,9 +132,14 @@ class Refit:
         return out
 
     def _shifted(self, out: Tensor, bias: Tensor, target: Tensor, name: str) -> Tensor:
-        missing = (target - self._answers.places[name].outputs(out)).mean((0, 1))
+        missing = (target - self._there(out, name)).mean((0, 1))
         bias.add_(missing)
-        return out + (missing[:, None, None] if out.dim() == 4 else missing)
+        linear = isinstance(self._network.get_submodule(name), nn.Linear)
+        return out + (missing if linear else missing[:, None, None])
+
+    def _there(self, out: Tensor, name: str) -> Tensor:
+        """The outputs of the layer ``name`` where the answers were noted."""
+        return self._answers.places[name].outputs(by_token(self._network.get_submodule(name), out))
 
     def _on_sum(self, name: str, norm_name: str | None, rest: Tensor, total: Tensor) -> Tensor:
         """Fit the branch that ``name`` ends to what the original's sum lacks."""
@@ -143,9 +148,8 @@ class Refit:
             return total
         module: Any = self._network.get_submodule(name)
         norm: Any = None if norm_name is None else self._network.get_submodule(norm_name)
-        places = self._answers.places[name]
         target = self._kept(self._answers.sums, name)
-        lacks = target - places.outputs(total)
+        lacks = target - self._there(total, name)
         if norm is not None:
             gain = norm.running_var.add(norm.eps).rsqrt()
             gain = gain if norm.weight is None else gain * norm.weight
@@ -228,7 +232,7 @@ def across(curvature: Tensor | None, channels: int) -> Tensor:
     """
     if curvature is None:
         return torch.eye(channels).double()
-    lower = root(curvature, _FLOOR)
+    lower = root(curvature.double(), _FLOOR)
     return lower / lower.diagonal().mean()
 
 

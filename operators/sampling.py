@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..spaces.trace import is_plain_layer
+
 _CHUNK_BYTES = 64 << 20
 _OUTPUT_BYTES = 256 << 20  # of the largest layer output of all images together
 
 
 def is_sampled(module: nn.Module) -> bool:
     """Whether its outputs are sums over patches that all its weights read."""
+    if not is_plain_layer(module):
+        return False
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
@@ -45,6 +49,14 @@ def affordable(network: nn.Module, example: Tensor, most: int) -> int:
     return min(most, max(8, _OUTPUT_BYTES // (4 * largest)))
 
 
+def by_token(module: nn.Module, output: Tensor) -> Tensor:
+    """A linear layer's output (n, ..., channels) as (n, tokens, channels), also over an image;
+    a convolution's as it is."""
+    if not isinstance(module, nn.Linear):
+        return output
+    return output.reshape(len(output), -1, output.shape[-1])
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a layer is sampled: output rows and columns, each (images, places) int64.
@@ -57,10 +69,10 @@ class Places:
 
     @classmethod
     def draw(cls, output: Tensor, count: int, generator: torch.Generator) -> Places:
-        """At most ``count`` places an image of an output (n, c, h, w), or (n, ..., c) of a linear
-        layer; all of them where there are no more."""
+        """At most ``count`` places an image of an output (n, c, h, w), or (n, tokens, c): see
+        :func:`by_token`; all of them where there are no more."""
         images = output.shape[0]
-        high, wide = output.shape[2:] if output.dim() == 4 else (output[0, ..., 0].numel(), 1)
+        high, wide = output.shape[2:] if output.dim() == 4 else (output.shape[1], 1)
         if high * wide <= count:
             chosen = torch.arange(high * wide).expand(images, -1)
         else:
@@ -72,7 +84,7 @@ class Places:
         which = torch.arange(output.shape[0])[:, None]
         if output.dim() == 4:
             return output[which, :, self.rows, self.columns]
-        return output.reshape(output.shape[0], -1, output.shape[-1])[which, self.rows]
+        return output[which, self.rows]
 
     def patches(self, module: nn.Module, given: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """What ``module`` reads for them: (images, (images places, in kh kw)), chunk by chunk."""

@@ -10,7 +10,9 @@ at each channel alone, it knows which channels the others can stand in for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 from ..spaces.trace import ROOTS, ChannelGroup
 from .hooked import run_hooked
-from .sampling import Places, is_fitted, is_sampled
+from .sampling import Places, by_token, is_fitted, is_sampled
 
 EXAMPLES = 256
 """Inputs that are looked at."""
@@ -30,16 +32,59 @@ MOST_FLOPS = 1e10
 """Multiply-accumulates that one group's order may take (seconds)."""
 STEPS = 64
 """A group goes in at most so many steps; wider ones lose several channels at each."""
+MOST_BYTES = 256 << 20
+"""Of inverses that are remembered, for the groups that share a reader behind a concatenation."""
 
 
-def patch_moments(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class _Whole:
+    """Of a layer, before anything is cut. inverse: (d, d) float64, of its moments with the ridge;
+    size: the mean square of its outputs."""
+
+    inverse: Tensor
+    size: float
+
+    @classmethod
+    def of(cls, weight: Tensor, second: Tensor) -> _Whole:
+        """weight: (out, d); second: (d, d) moments of the patches."""
+        weight, moments = weight.double(), second.double()
+        lift = RIDGE * moments.diagonal().mean().clamp_min(1e-12)
+        moments = moments + lift * torch.eye(len(moments)).double()
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+        return cls(inverse, float((weight @ moments * weight).sum()) + 1e-30)
+
+
+class PatchMoments(dict[str, Tensor]):
+    """What :func:`patch_moments` found; a layer that several groups feed is inverted once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole: OrderedDict[str, _Whole] = OrderedDict()
+
+    def whole(self, name: str, weight: Tensor, *, shared: bool) -> _Whole:
+        """The layer ``name`` of ``weight`` (out, d); remembered where it is ``shared``."""
+        if name not in self._whole:
+            made = _Whole.of(weight, self[name])
+            if not shared:
+                return made
+            self._whole[name] = made
+        self._whole.move_to_end(name)
+        while len(self._whole) > 1 and self._bytes() > MOST_BYTES:
+            self._whole.popitem(last=False)
+        return self._whole[name]
+
+    def _bytes(self) -> int:
+        return sum(whole.inverse.nbytes for whole in self._whole.values())
+
+
+def patch_moments(network: nn.Module, inputs: Tensor) -> PatchMoments:
     """Second moments about the mean, (d, d) float32, of the patches that layers read.
 
     inputs: (n, ...) float32. d = in * kh * kw, channels slowest. The mean is left out because a
     bias or BatchNorm takes it up. Of very wide layers (see sampling.py) only the root mean squares
     of the channels, (in,); depthwise and grouped layers are not looked at.
     """
-    found: dict[str, Tensor] = {}
+    found = PatchMoments()
     generator = torch.Generator().manual_seed(0)
 
     def note(module: nn.Module, args: tuple[Tensor, ...], out: Tensor, name: str) -> None:
@@ -52,7 +97,9 @@ def patch_moments(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         second: Any = 0.0
         mean: Any = 0.0
         count, shift = 0, None
-        for _, patches in Places.draw(out, PLACES, generator).patches(module, args[0]):
+        for _, patches in Places.draw(by_token(module, out), PLACES, generator).patches(
+            module, args[0]
+        ):
             shift = patches.mean(0) if shift is None else shift  # nearly the mean: nothing cancels
             patches = patches - shift
             second = second + (patches.T @ patches).double()
@@ -70,16 +117,14 @@ def patch_moments(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def removal_order(
-    network: nn.Module, group: ChannelGroup, moments: Mapping[str, Tensor]
-) -> Tensor | None:
+def removal_order(network: nn.Module, group: ChannelGroup, moments: PatchMoments) -> Tensor | None:
     """When each channel of ``group`` goes, (channels,) float32: 0 = first; higher = keep longer.
 
     moments: from :func:`patch_moments`. Several readers' errors are added, each divided by the
     size of its outputs. None where a reader was not looked at, or readers are so many and wide that
     it would take more than :data:`MOST_FLOPS`.
     """
-    readers: list[_Reader] = []
+    read: list[tuple[str, Tensor, list[list[int]]]] = []
     flops = 0.0
     for member in group.members:
         layer: Any = network.get_submodule(member.module)
@@ -88,23 +133,26 @@ def removal_order(
         second = moments.get(member.module)
         if second is None or second.dim() == 1:
             return None
-        flops += len(second) ** 2 * (len(second) + 2.0 * len(member.entries))
+        taps = second.shape[0] // layer.weight.shape[1]
+        columns = taps * len(member.entries)
+        flops += len(second) ** 3 + 2.0 * columns**2 * len(member.entries)
         if flops > MOST_FLOPS:
             return None
-        taps = second.shape[0] // layer.weight.shape[1]
         places: list[list[int]] = [[] for _ in range(group.channels)]
         for channel, entry in zip(member.channels, member.entries, strict=True):
             places[channel] += range(entry * taps, (entry + 1) * taps)
-        readers.append(_Reader(layer.weight.detach().flatten(1), second, places))
-    if not readers:
+        read.append((member.module, layer.weight.detach().flatten(1), places))
+    if not read:
         return None
+    readers = []
+    for name, weight, places in read:
+        shared = sum(map(len, places)) < weight.shape[1]
+        readers.append(_Reader(weight, moments.whole(name, weight, shared=shared), places))
     when = torch.zeros(group.channels)
     left, each = list(range(group.channels)), -(-group.channels // STEPS)
     while left:
-        errors = torch.tensor(
-            [sum(reader.error(channel) for reader in readers) for channel in left]
-        )
-        going = [left[place] for place in errors.argsort(stable=True)[:each].tolist()]
+        errors: Any = sum(reader.errors(left) for reader in readers)
+        going = [left[place] for place in errors.float().argsort(stable=True)[:each].tolist()]
         for channel in going:
             when[channel] = group.channels - len(left)
             left.remove(channel)
@@ -128,31 +176,44 @@ def channel_rms(moments: Mapping[str, Tensor], network: nn.Module) -> dict[str, 
 class _Reader:
     """One layer that reads the group, as more and more of its inputs are gone.
 
-    weight: (out, d), brought up to date in place. places: its columns that read each channel.
+    weight: (out, d). places: its columns that read each channel. Only these are looked at again,
+    and brought up to date: what the layer reads besides stays, and cannot change their errors.
     """
 
-    def __init__(self, weight: Tensor, second: Tensor, places: list[list[int]]) -> None:
-        self._weight, moments = weight.double(), second.double()
-        self._places = places
-        lift = RIDGE * moments.diagonal().mean().clamp_min(1e-12)
-        moments = moments + lift * torch.eye(len(moments)).double()
-        self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-        self._size = float((self._weight @ moments * self._weight).sum()) + 1e-30
+    def __init__(self, weight: Tensor, whole: _Whole, places: Sequence[Sequence[int]]) -> None:
+        self._weight, self._inverse, self._size = weight.double(), whole.inverse, whole.size
+        self._places = [list(columns) for columns in places]
+        self._keep(sorted(column for columns in places for column in columns))
 
-    def error(self, channel: int) -> float:
-        """What is lost when ``channel`` goes too, as a share of the layer's outputs."""
-        columns = self._places[channel]
-        if not columns:
-            return 0.0
-        weight = self._weight[:, columns]
-        solved = torch.linalg.solve(self._inverse[columns][:, columns], weight.T)
-        return float((weight.T * solved).sum()) / self._size
+    def _keep(self, columns: Sequence[int]) -> None:
+        """Forget all columns but these."""
+        place = {column: i for i, column in enumerate(columns)}
+        self._places = [[place[column] for column in of_one] for of_one in self._places]
+        self._weight = self._weight[:, columns]
+        self._inverse = self._inverse[columns][:, columns]
 
-    def cut(self, channels: list[int]) -> None:
+    def errors(self, channels: Sequence[int]) -> Tensor:
+        """What is lost when each of ``channels`` goes too, as a share of the layer's outputs:
+        (channels,) float64."""
+        found = torch.zeros(len(channels)).double()
+        for taps in {len(self._places[channel]) for channel in channels} - {0}:
+            which = [i for i, c in enumerate(channels) if len(self._places[c]) == taps]
+            columns = torch.tensor([self._places[channels[i]] for i in which])
+            weight = self._weight[:, columns].permute(1, 2, 0)  # (channels, taps, out)
+            among = self._inverse[columns[:, :, None], columns[:, None, :]]
+            found[which] = (weight * torch.linalg.solve(among, weight)).sum((1, 2)) / self._size
+        return found
+
+    def cut(self, channels: Sequence[int]) -> None:
         columns = [column for channel in channels for column in self._places[channel]]
         if not columns:
             return
         rows = self._inverse[columns]
         gain = torch.linalg.solve(rows[:, columns], rows)  # (columns, d)
-        self._weight = self._weight - self._weight[:, columns] @ gain
-        self._inverse = self._inverse - rows.T @ gain
+        self._weight.addmm_(self._weight[:, columns], gain, alpha=-1)
+        self._inverse.addmm_(rows.T, gain, alpha=-1)
+        for channel in channels:
+            self._places[channel] = []
+        left = sorted(column for of_one in self._places for column in of_one)
+        if len(left) < 0.8 * len(self._inverse):
+            self._keep(left)

@@ -19,7 +19,7 @@ from .layer import Layer
 from .shortcut import ShortcutConv
 from .space import RANK_STEP, SearchSpace
 from .surgery import cut, spread
-from .trace import ChannelGroup, trace_groups
+from .trace import ChannelGroup, is_plain_layer, trace_groups
 
 
 @torch.inference_mode(False)
@@ -58,6 +58,11 @@ def discover(
         freeze = [used[-1]] if used else []
     _check_names(freeze, rewritten)
     frozen = {name: "frozen" for name in modules if _below(name, freeze)}
+    frozen |= {
+        name: f"{type(module).__name__} has a forward of its own"
+        for name, module in modules.items()
+        if not is_plain_layer(module)
+    }
     frozen |= {name: "not used by the forward pass" for name in modules if name not in used}
     frozen |= {f"heads of {name}": reason for name, reason in headless.items()}
 

@@ -25,6 +25,18 @@ ROOTS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _CUTTABLE = (*ROOTS, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
 
+def is_plain_layer(module: nn.Module) -> bool:
+    """Whether a convolution or linear layer computes what torch's layer of this kind computes: a
+    subclass whose own forward changes the weights or the padding first does not."""
+    kinds = [kind for kind in ROOTS if isinstance(module, kind)]
+    methods = ("forward", "_conv_forward")
+    return bool(kinds) and all(
+        name not in vars(module)
+        and getattr(type(module), name, None) is getattr(kinds[0], name, None)
+        for name in methods
+    )
+
+
 @dataclass(frozen=True)
 class Member:
     """One side of one module that belongs to a group.
@@ -116,7 +128,8 @@ def _group(
         module, entries, of = item.dep.target.module, list(item.idxs), item.root_idxs
         if type(module).__module__.startswith("torch_pruning"):
             continue  # element-wise operations, concatenations, reshapes: no tensors of their own
-        if not isinstance(module, _CUTTABLE) or module not in names:
+        own = isinstance(module, ROOTS) and not is_plain_layer(module)
+        if not isinstance(module, _CUTTABLE) or own or module not in names:
             fixed = fixed or f"it feeds {type(module).__name__}, which is not cut"
             continue
         if of is None or any(c is None for c in of):

@@ -177,3 +177,27 @@ def test_apply_rebuilds_the_network_of_a_plan() -> None:
         assert torch.equal(rebuilt(inputs), expected(inputs))
     with pytest.raises(InputError, match="'nowhere'"):
         apply(network, {"version": 1, "groups": {"nowhere": 3}, "layers": {}}, example)
+
+
+def test_only_what_a_plan_needs_is_looked_at() -> None:
+    network, example = build("residual")
+    torch.manual_seed(0)
+    calibration = torch.randn(40, *example.shape[1:])
+    compressor = Compressor(network, example, discover(network, example), calibration)
+    runs: list[int] = []
+
+    def note(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if module is compressor.original:  # copies take the hook along
+            runs.append(len(args[0]))
+
+    compressor.original.register_forward_pre_hook(note)
+    space = compressor.space
+    bits = {name: 1 for name in space.parameters if name.startswith("bits:")}
+    compressor.compress(space.plan(bits))
+    assert bits and runs == []
+    cut_one = next(name for name in space.parameters if name.startswith("keep:"))
+    compressor.compress(space.plan({cut_one: 1}))
+    seen = len(runs)
+    assert seen > 0
+    compressor.compress(space.plan({cut_one: 2}))
+    assert len(runs) == seen  # remembered

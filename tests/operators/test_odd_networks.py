@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paretune.operators import sampling
+from paretune.operators import answers, layer_fits, sampling
+from paretune.operators.answers import record_answers
 from paretune.operators.bias_correction import correct_biases, output_means
 from paretune.operators.compress import Compressor
 from paretune.operators.curvature import output_curvature
@@ -174,3 +175,126 @@ def test_a_weight_that_two_layers_share_is_written_and_read_back(tmp_path) -> No
     found = load_file(tmp_path / "a.safetensors")
     assert set(found) == set(network.state_dict())
     assert torch.equal(found["1.weight"], network[0].weight)
+
+
+class StandardisedConv(nn.Conv2d):
+    """Its weights are standardised first, as in Big Transfer's networks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / weight.std((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class PaddedConv(nn.Conv2d):
+    """Pads as TensorFlow does: more than its ``padding`` says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, (1, 2, 1, 2)))
+
+
+@pytest.mark.parametrize("kind", [StandardisedConv, PaddedConv])
+def test_a_convolution_with_a_forward_of_its_own_is_left_alone(
+    inputs: Tensor, kind: type[nn.Conv2d]
+) -> None:
+    torch.manual_seed(0)
+    network = with_statistics(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.ReLU(),
+            kind(8, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 4, 3),
+        )
+    )
+    space = discover(network, inputs[:1])
+    assert kind.__name__ in space.frozen["4"]
+    assert "4" not in {layer.name for layer in space.layers}
+    assert {group.name for group in space.groups} == {"0", "7"}  # it makes 4 and reads 2
+    assert batchnorms_behind(network, inputs[:1]) == {}
+    plan = space.plan({name: count - 1 for name, count in space.parameters.items()})
+    small = Compressor(network, inputs[:1], space, inputs).compress(plan).network
+    assert torch.equal(small[4].weight, network[4].weight)
+    with torch.no_grad():
+        assert torch.isfinite(small(inputs)).all()
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers over an image, (n, h, w, channels), as in ConvNeXt and Swin; ``flat``: the same
+    over tokens, (n, h w, channels)."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        self.stem, self.flat = nn.Conv2d(3, 8, 3, padding=1), flat
+        self.up, self.down = nn.Linear(8, 24), nn.Linear(24, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x)).permute(0, 2, 3, 1)
+        x = x.flatten(1, 2) if self.flat else x
+        x = functional.gelu(self.down(functional.gelu(self.up(x))))
+        return self.head(x.mean(1) if self.flat else x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("chosen", [{"keep:up": 1}, {"rank:down": 1}, {"keep:stem": 1}])
+def test_linear_layers_over_an_image_are_fitted_as_over_tokens(
+    inputs: Tensor, chosen: dict[str, int]
+) -> None:
+    outputs = []
+    for flat in (True, False):
+        torch.manual_seed(1)
+        network = ChannelsLast(flat).eval()
+        space = discover(network, inputs[:1])
+        small = Compressor(network, inputs[:1], space, inputs).compress(space.plan(chosen)).network
+        with torch.no_grad():
+            outputs.append(small(inputs))
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
+class Windows(ChannelsLast):
+    """The same on four windows of the image, as Swin's attention."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x)).permute(0, 2, 3, 1)
+        x = x.reshape(-1, 4, 16, 8)
+        x = x if self.flat else x.flatten(0, 1)
+        x = functional.gelu(self.down(functional.gelu(self.up(x))))
+        x = x if self.flat else x.unflatten(0, (-1, 4))
+        return self.head(x.mean((1, 2)))
+
+
+def test_layers_that_see_windows_are_fitted_quickly_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(48, 3, 8, 8)
+    monkeypatch.setattr(layer_fits, "EXAMPLES", 32)
+    outputs = []
+    for flat in (True, False):
+        torch.manual_seed(1)
+        network = Windows(flat).eval()
+        space = discover(network, inputs[:1])
+        compressor = Compressor(network, inputs[:1], space, inputs)
+        small = compressor.shape(space.plan({"rank:up": 1, "rank:down": 1})).network
+        with torch.no_grad():
+            outputs.append(small(inputs))
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
+def test_answers_take_no_more_memory_than_they_may(
+    inputs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = with_statistics(Activated(False))
+    whole = record_answers(network, inputs).outputs
+    monkeypatch.setattr(answers, "MOST_BYTES", 200_000)
+    noted = record_answers(network, inputs)
+    assert sum(out.nbytes for out in noted.outputs.values()) <= 200_000
+    assert sum(out.nbytes for out in whole.values()) > 400_000
+    assert noted.outputs["head"].shape == (48, 1, 5) and noted.outputs["b"].shape[1] > 10
+    space = discover(network, inputs[:1])
+    small = Compressor(network, inputs[:1], space, inputs).compress(space.plan({"keep:a": 1}))
+    with torch.no_grad():
+        assert torch.isfinite(small.network(inputs)).all()

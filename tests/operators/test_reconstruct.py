@@ -193,9 +193,9 @@ def test_curvature_is_the_gauss_newton_matrix() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).eval()
     found = output_curvature(network, torch.randn(4000, 6))
-    exact = network[1].weight.detach().double()
+    exact = network[1].weight.detach()
     torch.testing.assert_close(found["0"], exact.T @ exact, atol=0.05, rtol=0.05)
-    torch.testing.assert_close(found["1"], torch.eye(4).double(), atol=0.1, rtol=0.1)
+    torch.testing.assert_close(found["1"], torch.eye(4), atol=0.1, rtol=0.1)
 
 
 def test_refining_draws_the_answers_nearer_and_leaves_the_flags() -> None:

@@ -114,3 +114,72 @@ def test_a_linear_reader_behind_a_flatten():
         left = np.delete(x.reshape(len(x), 4, 4), c, 1).reshape(len(x), -1)
         errors.append(np.square(y - left @ np.linalg.lstsq(left, y, rcond=None)[0]).sum())
     assert int(when.argmin()) == int(np.argmin(errors))
+
+
+class Dense(nn.Module):
+    """Every layer reads what all layers before it gave, side by side, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 5, 1)
+        self.c = nn.Conv2d(9, 4, 1)
+        self.d = nn.Conv2d(13, 6, 3, padding=1)
+
+    def inside(self, x):
+        x = torch.relu(self.a(x))
+        x = torch.cat([torch.relu(self.b(x)), x], 1)
+        return x, torch.cat([x, torch.relu(self.c(x))], 1)
+
+    def forward(self, x):
+        return self.d(self.inside(x)[1])
+
+
+def test_readers_of_a_concatenation_are_refitted_on_all_that_they_read():
+    torch.manual_seed(0)
+    network, inputs = Dense().eval(), torch.randn(30, 3, 6, 6)
+    group = next(g for g in discover(network, inputs[:1], Choices()).groups if g.name == "b")
+    when = removal_order(network, group, patch_moments(network, inputs))
+
+    with torch.no_grad():
+        reads_c, reads_d = network.inside(inputs)
+    patches = [
+        (reads_c, network.c.weight, 1),
+        (nn.functional.unfold(reads_d, 3, padding=1), network.d.weight, 9),
+    ]
+
+    def error(gone):
+        total = 0.0
+        for x, weight, taps in patches:
+            x = x.flatten(2).transpose(1, 2).flatten(0, 1).double().numpy()
+            x = x - x.mean(0)
+            y = x @ weight.detach().flatten(1).double().numpy().T
+            left = np.delete(x.reshape(len(x), -1, taps), gone, 1).reshape(len(x), -1)
+            fit = left @ np.linalg.lstsq(left, y, rcond=None)[0]
+            total += np.square(y - fit).sum() / np.square(y).sum()
+        return total
+
+    gone: list[int] = []
+    for step in range(4):
+        left = [c for c in range(5) if c not in gone]
+        cheapest = min(left, key=lambda c: error([*gone, c]))
+        assert int((when == step).nonzero()) == cheapest
+        gone.append(cheapest)
+
+
+def test_a_layer_that_many_groups_feed_is_inverted_once(monkeypatch):
+    torch.manual_seed(0)
+    network, inputs = Dense().eval(), torch.randn(10, 3, 6, 6)
+    groups = discover(network, inputs[:1], Choices()).groups
+    moments, sizes = patch_moments(network, inputs), []
+    cholesky = torch.linalg.cholesky
+    monkeypatch.setattr(
+        torch.linalg, "cholesky", lambda matrix: sizes.append(len(matrix)) or cholesky(matrix)
+    )
+    for group in groups:
+        assert removal_order(network, group, moments) is not None
+    assert sorted(sizes) == [4, 9, 13 * 9]
+    monkeypatch.setattr(surgeon, "MOST_BYTES", 1)  # only the latest is remembered
+    again = [removal_order(network, group, patch_moments(network, inputs)) for group in groups]
+    for group, order in zip(groups, again, strict=True):
+        assert torch.equal(order, removal_order(network, group, moments))
