@@ -42,7 +42,7 @@ def _standing(point: Point, is_baseline: bool) -> str:
     if point.front:
         words.append("on the front")
     elif not point.trusted:
-        words.append("unstable or incomplete")
+        words.append("incomplete")
     else:
         words.append("dominated" if point.feasible else "outside the constraints")
     return ", ".join(words)

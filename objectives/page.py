@@ -122,7 +122,7 @@ def _views(front: ParetoFront) -> str:
     legend += ["<span>large: the front, bars ± 1 standard error</span>"]
     legend += ["<span>faint: dominated</span>"]
     if any(not (p.feasible and p.trusted) for p in front.points):
-        legend += ["<span><b>×</b>outside the constraints, or unstable</span>"]
+        legend += ["<span><b>×</b>outside the constraints, or incomplete</span>"]
     legend += [f'<span><b style="color:{ACCENT}">★</b>baseline</span>']
     hidden = unseen(front)
     below = f"{hidden} more points lie below the first view; double click to see all. " * (
@@ -206,7 +206,7 @@ def _outside(front: ParetoFront) -> str:
     untrusted = sum(not p.trusted for p in front.points)
     if not untrusted:
         return ""
-    return f"{untrusted} points with an unstable or missing measurement cannot be on the front."
+    return f"{untrusted} points lack a measurement and cannot be on the front."
 
 
 def _footer(front: ParetoFront) -> str:

@@ -71,7 +71,7 @@ def draw_panel(
         }
 
     cross = {"symbol": "x-thin-open", "size": 6, "color": GREY, "line": {"width": 1}}
-    scatter(other, "outside the constraints, or unstable", marker=cross, opacity=0.55)
+    scatter(other, "outside the constraints, or incomplete", marker=cross, opacity=0.55)
     scatter(feasible, "dominated", marker=marker(feasible, 7, 0), opacity=0.3)
     _staircase(figure, [p for p in shown if p.front], axis, score, place)
     bars = {"thickness": 1.2, "width": 3, "color": "rgba(110,118,129,0.7)"}

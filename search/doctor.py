@@ -157,7 +157,8 @@ def _nearest(path: Path) -> Path:
 def _mlflow() -> Finding:
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
-        return Finding("MLflow", "ok", "MLFLOW_TRACKING_URI is not set: a job names its own store")
+        told = "MLFLOW_TRACKING_URI is not set: a job names its store, or logs to mlflow.db"
+        return Finding("MLflow", "ok", told)
     from ..trackers.mlflow_link import checked_uri, client, mlflow_calls, reason, shown
 
     try:

@@ -351,3 +351,22 @@ def test_mutated_files_give_a_job_or_one_line(data, tmp_path_factory) -> None:
     except InputError as error:
         assert "\n" not in str(error)
     assert time.process_time() - start < 1
+
+
+def test_a_job_that_names_no_mlflow_follows_the_environment(monkeypatch):
+    job = {"name": "a", "task": {"model": "net.py:make", "data": {"kind": "digits"}}}
+    silent, named = ({**job, "tracker": {"mlflow": m}} for m in ({}, {"uri": "sqlite:///own.db"}))
+
+    def uri(said):
+        found = load_job(said)
+        assert load_job(found.to_json()) == found
+        return found.tracker.mlflow.uri
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert uri(silent) == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.lan")
+    assert (uri(silent), uri(named)) == ("https://mlflow.lan", "sqlite:///own.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.lan")
+    with pytest.raises(InputError, match="carries a password") as refused:
+        load_job(silent)
+    assert "secret" not in str(refused.value)
