@@ -126,7 +126,7 @@ def _shade(
         figure.add_hrect(0.0, 100 * floor, **fill, **place)
         figure.add_annotation(
             text=f"excluded: below {legible(front.score, floor)}", x=0.01, xref="x domain",
-            xanchor="left", y=100 * floor, yanchor="top", **note, **place,
+            xanchor="left", y=0, yref="y domain", yanchor="bottom", **note, **place,
         )  # fmt: skip
     if ceiling is not None and ceiling < axis.high:
         figure.add_vrect(ceiling, 2 * axis.high, **fill, **place)

@@ -170,7 +170,7 @@ def _excluded(panel: Any, front: ParetoFront, axis: Axis) -> None:
         panel.axhspan(-100, 100 * floor, color=GREY, alpha=0.13, lw=0, zorder=0)
         text = f"excluded: below {legible(front.score, floor)}"
         panel.annotate(
-            text, (0.01, 100 * floor), (0, -9), xycoords=("axes fraction", "data"),
+            text, (0.01, 0.0), (0, 4), xycoords="axes fraction",
             textcoords="offset points", fontsize=7.5, color=GREY,
         )  # fmt: skip
     if ceiling is not None:
