@@ -1,6 +1,5 @@
 """From a job to a study with its front: checks first, resumes, refusals."""
 
-import re
 import signal
 import time
 from types import SimpleNamespace
@@ -195,17 +194,14 @@ def test_an_interrupted_search_is_killed_in_mlflow_and_a_whole_one_finished(toy,
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     job = changed(tracker={"mlflow": {"uri": uri}})
-
-    def status():
-        said = capsys.readouterr().err
-        (run,) = re.findall(r"MLflow run (\w+) at sqlite:///\S+; logging took", said)
-        return MlflowClient(uri).get_run(run).info.status
-
     with pytest.raises(KeyboardInterrupt):
         Search(job, tmp_path / "s").run("quiet", [_Stop()])
     with Study.open(tmp_path / "s") as study:
         assert study.get(ENDED) == "KILLED"
-        assert sync(study, uri).run_id
-    assert status() == "KILLED"
+        run = sync(study, uri, "toy digits").run_id  # the search waits for MLflow 5 s only
+    assert MlflowClient(uri).get_run(run).info.status == "KILLED"
+    capsys.readouterr()
     Search(job, tmp_path / "s").run("quiet").close()
-    assert status() == "FINISHED"
+    assert MlflowClient(uri).get_run(run).info.status == "FINISHED"
+    said = capsys.readouterr().err
+    assert f"MLflow run {run} at {uri}; logging took at most " in said

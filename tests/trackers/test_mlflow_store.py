@@ -467,32 +467,29 @@ def test_a_study_without_any_trial_can_be_drawn(tmp_path, uri, recorded):
         assert sync(study, uri).created == 1
 
 
-def test_what_a_search_ended_as_is_what_its_run_says(study, uri):
+def test_what_a_search_ended_as_is_what_its_run_says(finished, uri, tmp_path):
     """Cut short is KILLED; its files can be pulled all the same."""
-    statuses = []
+    shutil.copytree(finished, tmp_path / "s")
     for ended in ("KILLED", "FAILED", "FINISHED"):
-        study.put(ENDED, ended)
-        study.close()
-        with Study.open(study.folder) as reader:
-            run = sync(reader, uri).run_id
-        statuses.append(client(uri).get_run(run).info.status)
+        with Study.open(tmp_path / "s", write=True) as study:
+            study.put(ENDED, ended)
+        with Study.open(tmp_path / "s") as study:
+            run = sync(study, uri).run_id
+        assert client(uri).get_run(run).info.status == ended
         assert read_run(run, uri).status == ended
-        study = Study.open(study.folder, write=True)
-    study.close()
-    assert statuses == ["KILLED", "FAILED", "FINISHED"]
 
 
-def test_code_that_only_a_run_names_is_not_run(study, uri, tmp_path):
+def test_code_that_only_a_run_names_is_not_run(finished, uri, tmp_path):
     """A run's job may name any code; the user says whose it is by giving his own job file."""
     ran = tmp_path / "ran"
     code = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\ndef make(): return None\n"
     (tmp_path / "planted.py").write_text(code)
-    named = f"{tmp_path}/planted.py:make"
-    job = {**study.job, "task": {"model": named, "data": {"kind": "digits"}}}
-    study.set_job(job)
-    study.close()
-    with Study.open(study.folder) as reader:
-        run = sync(reader, uri).run_id
+    shutil.copytree(finished, tmp_path / "s")
+    with Study.open(tmp_path / "s", write=True) as study:
+        named = {"model": f"{tmp_path}/planted.py:make", "data": {"kind": "digits"}}
+        study.set_job({**study.job, "task": named})
+    with Study.open(tmp_path / "s") as study:
+        run, goals = sync(study, uri).run_id, study.job["objectives"]
     with pytest.raises(InputError, match=r"names code that would be run here: .*planted\.py:make;"):
         pull(f"mlflow:{run}", tmp_path / "model", best="size_bytes", uri=uri)
     assert not ran.exists()
@@ -501,6 +498,6 @@ def test_code_that_only_a_run_names_is_not_run(study, uri, tmp_path):
     found = open_source(f"mlflow:{run}", uri, own)
     check_trusted(found)
     assert found.job["task"]["model"] == f"{tmp_path}/own.py:make"
-    assert found.job["objectives"] == study.job["objectives"]
+    assert found.job["objectives"] == goals
     with pytest.raises(InputError, match="--job: a study folder has its job"):
-        open_source(study.folder, job=own)
+        open_source(tmp_path / "s", job=own)
