@@ -13,15 +13,20 @@ from .section import Section, Text
 
 
 def tracking_uri() -> str:
-    """Where MLflow is when a job does not say."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    """Where MLflow is when a job does not say; a file in the environment is in the working
+    directory, as MLflow has it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or ""
+    start, _, path = uri.partition("sqlite:///")
+    if start == "" and path and not path.startswith(("/", ":")):
+        return f"sqlite:///{os.path.abspath(path)}"
+    return uri or "sqlite:///mlflow.db"
 
 
 class MlflowSection(Section):
     """Where MLflow keeps the runs.
 
     uri: ``sqlite:///FILE.db`` or ``http://HOST:PORT`` (default: what MLFLOW_TRACKING_URI says when
-        the search starts, else ``sqlite:///mlflow.db``). experiment: its name (default: what
+        the search starts, else ``mlflow.db`` beside the job file). experiment: its name (default: what
         MLFLOW_EXPERIMENT_NAME says, else the job's).
     artifacts: whether the exported files of the final front are uploaded.
     """
