@@ -26,8 +26,8 @@ class MlflowSection(Section):
     """Where MLflow keeps the runs.
 
     uri: ``sqlite:///FILE.db`` or ``http://HOST:PORT`` (default: what MLFLOW_TRACKING_URI says when
-        the search starts, else ``mlflow.db`` beside the job file). experiment: its name (default: what
-        MLFLOW_EXPERIMENT_NAME says, else the job's).
+        the search starts, else ``mlflow.db`` beside the job file).
+    experiment: its name (default: what MLFLOW_EXPERIMENT_NAME says, else the job's).
     artifacts: whether the exported files of the final front are uploaded.
     """
 
