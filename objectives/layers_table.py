@@ -21,7 +21,8 @@ def layers_title(name: str, anatomy: Anatomy) -> str:
         )
     narrow = sum((layer.kept or 0) < (layer.full or 0) for layer in layers)
     if narrow:
-        parts.append(f"{narrow} with fewer channels")
+        noun = "" if parts else " layer" if narrow == 1 else " layers"
+        parts.append(f"{narrow}{noun} with fewer channels")
     factorised = sum(bool(layer.rank) for layer in layers)
     if factorised:
         parts.append(f"{factorised} factorised")

@@ -125,9 +125,8 @@ def _views(front: ParetoFront) -> str:
         legend += ["<span><b>×</b>outside the constraints, or incomplete</span>"]
     legend += [f'<span><b style="color:{ACCENT}">★</b>baseline</span>']
     hidden = unseen(front)
-    below = f"{hidden} more points lie below the first view; double click to see all. " * (
-        hidden > 0
-    )
+    more = "1 more point lies" if hidden == 1 else f"{hidden} more points lie"
+    below = f"{more} below the first view; double click to see all. " * (hidden > 0)
     return f"""<section>
 <p class="legend">{" ".join(legend)}</p>
 <div class="views">{cards}</div>
