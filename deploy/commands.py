@@ -26,6 +26,10 @@ def pull(
     ] = None,
     alias: Annotated[Optional[str], typer.Option(help="Registry alias, e.g. champion.")] = None,  # noqa: UP045
     uri: Annotated[Optional[str], typer.Option(help="MLflow's address.")] = None,  # noqa: UP045
+    job: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="With mlflow:RUN_ID, your own job file: its network and data are used."),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Run the file again before delivering.")] = True,
     format: Annotated[
         Optional[str],  # noqa: UP045
@@ -50,6 +54,7 @@ def pull(
         register=register,
         alias=alias,
         uri=uri,
+        job=job,
         formats=[name.strip() for name in (format or "").split(",") if name.strip()],
     )
     print_bundle(bundle, register, alias, source.startswith(SCHEME))

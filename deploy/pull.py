@@ -15,7 +15,7 @@ from .manifest import make_manifest
 from .model_card import model_card
 from .registered import SCHEME, fetch_registered
 from .registry import register_bundle
-from .source import Source, choose, open_source
+from .source import Source, check_trusted, choose, open_source
 
 
 def pull(
@@ -29,6 +29,7 @@ def pull(
     register: str | None = None,
     alias: str | None = None,
     uri: str | None = None,
+    job: str | Path | None = None,
     formats: Sequence[str] = (),
 ) -> Bundle:
     """Deliver one point of a front as a folder: model, plan, manifest, model card.
@@ -44,6 +45,8 @@ def pull(
         those of the search's targets as measured, others exported and measured now; see
         ``formats`` in the manifest for each one's numbers and how to load it.
     uri: MLflow's address, default the job's (to register) or MLFLOW_TRACKING_URI.
+    job: with ``mlflow:RUN_ID``, your own job file: its network and data are run. Without it a run
+        whose job names code that does not come with paretune is refused while ``verify`` is on.
 
     What was measured is what is delivered, byte for byte; where that cannot be (the file was not
     kept, another instruction set), it is measured again and the manifest says so.
@@ -52,7 +55,7 @@ def pull(
     >>> bundle = pull("studies/resnet20", "out", where="accuracy_drop <= 0.01", best="latency_ms")
     """
     if str(source).startswith(SCHEME):
-        chosen = {"where": where, "best": best, "trial": trial, "register": register}
+        chosen = {"where": where, "best": best, "trial": trial, "register": register, "job": job}
         for option, value in {**chosen, "format": formats or None}.items():
             if value is not None:
                 raise InputError(f"--{option}", "a registered model was chosen already", "drop it")
@@ -62,13 +65,15 @@ def pull(
     formats = list(dict.fromkeys(formats))
     check_formats(formats)
     check_place(Path(to))
-    opened = open_source(source, uri)
+    opened = open_source(source, uri, job)
     point = choose(opened, where, best, trial)
     recorded = point.evaluation
     with tempfile.TemporaryDirectory(prefix="paretune-pull-") as folder:
         scratch = Path(folder)
         (scratch / "artifacts").mkdir()
         model = opened.fetch(recorded.artifact, scratch) if recorded.artifact else None
+        if verify or formats or model is None:
+            check_trusted(opened)
         trained = opened.recovered.get(point.number)
         kept = trained.weights if trained is not None else None
         weights = opened.fetch(kept, scratch) if kept is not None else None

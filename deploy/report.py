@@ -18,7 +18,7 @@ def print_bundle(
     manifest = bundle.manifest
     values, base = manifest["values"], manifest["baseline"]
     told = escape(f"{bundle.model}: {manifest['summary']}")
-    console.print(f"[bold]Delivered[/] {told}", highlight=False)
+    console.print(f"[bold]Delivered[/] {told}", highlight=False, soft_wrap=True)
     for name in ("accuracy", "fidelity", "size_bytes", "latency_ms"):
         if name in values:
             was = f" (baseline {legible(name, base[name])})" if name in base else ""
@@ -26,7 +26,7 @@ def print_bundle(
                 f"  {label(name):<10} {legible(name, values[name])}{was}", highlight=False
             )
     if manifest["remeasured"]:
-        console.print(f"  [yellow]{escape(manifest['remeasured'])}[/]")
+        console.print(f"  [yellow]{escape(manifest['remeasured'])}[/]", soft_wrap=True)
     elif registered:
         console.print("  verified: every file's sha256, and the outputs for the stored examples")
     else:

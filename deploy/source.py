@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,17 @@ from ..errors import InputError
 from ..objectives.evaluation import Artifact, Evaluation
 from ..objectives.front import ParetoFront
 from ..objectives.point import Point
+from ..tasks.job import load_job
+from ..tasks.user_code import is_code
 from ..trackers.artifact_store import sha256_of
 from ..trackers.mlflow_read import RunRecord, download_artifact, read_run
 from ..trackers.place import Place
 from ..trackers.study import Study
+
+_SHIPPED = tuple(
+    f"paretune.tasks.vision:{n}" for n in ("cifar_resnet", "plain_cnn", "vgg16_bn_cifar")
+)
+"""Code that comes with paretune, which a run may name."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,8 @@ class Source:
 
     baseline: the identity plan's evaluation at each rung. number: the trial that the user named by
     naming its run, or None. folder, record: the study folder or the MLflow run it was read from.
-    recovered: what came of training a trial's plan, by the trial's number.
+    recovered: what came of training a trial's plan, by the trial's number. own_job: the job's
+    network and data are those of a job file that the user gave.
     """
 
     name: str
@@ -35,6 +43,7 @@ class Source:
     folder: Path | None = None
     record: RunRecord | None = None
     recovered: Mapping[int, Evaluation] = field(default_factory=dict)
+    own_job: bool = False
 
     def fetch(self, artifact: Artifact, to: Path) -> Path | None:
         """The exported file, copied into the folder ``to``; None where it was not kept.
@@ -62,14 +71,21 @@ class Source:
         return target
 
 
-def open_source(source: str | Path, uri: str | None = None) -> Source:
+def open_source(
+    source: str | Path, uri: str | None = None, job: str | Path | None = None
+) -> Source:
     """A study folder, or ``mlflow:RUN_ID`` (the search's run or one trial's).
 
-    Raises InputError when there is none, EnvironmentFault when MLflow cannot be reached.
+    job: a job file to take the network, the data and the code that they name from, instead of
+    what the study keeps. Raises InputError when there is none, EnvironmentFault when MLflow cannot
+    be reached.
     """
     text = str(source)
     if text.startswith("mlflow:"):
-        return _from_run(read_run(text.removeprefix("mlflow:"), uri))
+        found = _from_run(read_run(text.removeprefix("mlflow:"), uri))
+        return found if job is None else replace(found, job=_own(job, found), own_job=True)
+    if job is not None:
+        raise InputError("--job", "a study folder has its job", "leave --job out")
     with Study.open(Path(text)) as study:
         found = {rung: study.baseline_at(rung) for rung in ("measure", "confirm")}
         return Source(
@@ -82,6 +98,33 @@ def open_source(source: str | Path, uri: str | None = None) -> Source:
             folder=Path(text),
             recovered={row.number: row.evaluation for row in study.rows("recover")},
         )
+
+
+def check_trusted(source: Source) -> None:
+    """Refuse to run code that only a run in MLflow names.
+
+    Raises InputError naming it; with the user's own job file, or a study folder, nothing is
+    refused.
+    """
+    if source.record is None or source.own_job:
+        return
+    job = load_job(source.job)
+    task, recover = job.task, job.recover
+    named = [task.model, task.data.kind, task.score, task.loss, task.divergence]
+    named += [recover.augment if recover is not None else None]
+    foreign = [name for name in named if name and is_code(name) and name not in _SHIPPED]
+    if foreign:
+        raise InputError(
+            f"mlflow:{source.record.run_id}",
+            f"its job names code that would be run here: {', '.join(foreign)}",
+            "give your own job file with --job JOB.yaml, or --no-verify to run none",
+        )
+
+
+def _own(job: str | Path, source: Source) -> dict[str, Any]:
+    """What was searched, with the network, the data and the code of the user's own job."""
+    own = load_job(job).to_json()
+    return {**source.job, **{key: own.get(key) for key in ("folder", "task", "recover")}}
 
 
 def _from_run(record: RunRecord) -> Source:

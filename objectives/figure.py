@@ -122,7 +122,7 @@ def _legend(figure: Any, front: ParetoFront) -> None:
     _sign(figure, "dominated", faint)
     if any(not (p.feasible and p.trusted) for p in front.points):
         cross = {"symbol": "x-thin-open", "color": GREY, "size": 6, "line": {"width": 1}}
-        _sign(figure, "outside the constraints, or unstable", cross)
+        _sign(figure, "outside the constraints, or incomplete", cross)
     _sign(figure, "baseline", {"symbol": "star", "color": ACCENT, "size": 14})
 
 

@@ -15,7 +15,7 @@ from .evaluation import Evaluation
 from .expression import Expression, unmeasured
 from .hypervolume import USEFUL_LOSS, WHOLE_LOSS, growth, normalized_hypervolume
 from .objective import QUANTITIES, Objective, quantity_name
-from .point import Point, is_stable
+from .point import Point
 from .table import as_json, data_frame, write_whole
 from .ties import tie_groups
 from .wording import summary
@@ -80,7 +80,7 @@ class ParetoFront:
                 evaluation=shown[number],
                 parent=(parents or {}).get(number),
                 feasible=self._condition is None or self._condition.holds(shown[number].values),
-                trusted=is_stable(shown[number]) and all(n in shown[number].values for n in names),
+                trusted=all(n in shown[number].values for n in names),
                 summary=summary(shown[number].plan, original),
             )
             for number in sorted(shown)

@@ -63,5 +63,5 @@ def draw_growth(figure: Any, history: pd.DataFrame, row: int, title: bool = True
     if title:
         panel_title(figure, growth_title(history), row=row, col=1)
     step = {"dtick": 1} if len(history) < 12 else {}
-    figure.update_xaxes(title_text="trial", **step, row=row, col=1)
-    figure.update_yaxes(title_text="share of the box", range=[0, 1.25 * top or 1], row=row, col=1)
+    figure.update_xaxes(title_text="Trial", **step, row=row, col=1)
+    figure.update_yaxes(title_text="Hypervolume", range=[0, 1.25 * top or 1], row=row, col=1)

@@ -29,9 +29,17 @@ def hover(front: ParetoFront, point: Point) -> str:
     for name in [n for n in QUANTITIES if n in point.values and n not in _DERIVED]:
         lines.append(f"{label(name)}: {_value(front, point, name)}")
     if point.tie is not None:
-        tied = [p.number for p in front.points if p.tie == point.tie and p.number != point.number]
-        lines.append(f"tied within errors with {', '.join(f'trial {n}' for n in tied[:4])}")
+        lines.append(f"tied within errors with trial {tied_with(front, point)}")
     return "<br>".join(lines)
+
+
+def tied_with(front: ParetoFront, point: Point) -> str:
+    """The trials that it cannot be told apart from: ``"12, 51"``; empty where there are none."""
+    if point.tie is None:
+        return ""
+    tied = [str(p.number) for p in front.points if p.tie == point.tie and p is not point]
+    more = f" and {len(tied) - 4} more" if len(tied) > 4 else ""
+    return ", ".join(tied[:4]) + more
 
 
 def _standing(point: Point, is_baseline: bool) -> str:
@@ -42,7 +50,7 @@ def _standing(point: Point, is_baseline: bool) -> str:
     if point.front:
         words.append("on the front")
     elif not point.trusted:
-        words.append("unstable or incomplete")
+        words.append("incomplete")
     else:
         words.append("dominated" if point.feasible else "outside the constraints")
     return ", ".join(words)
@@ -65,4 +73,6 @@ def _error(name: str, error: float) -> str:
     unit = unit_of(name)
     if unit == "share":
         return f"{100 * error:.2f}"
-    return f"{error:.2g} ms" if unit == "ms" else legible(name, error)
+    if unit == "bytes":
+        return legible(name, error)
+    return f"{error:.2g} ms" if unit == "ms" else f"{error:.2g}"

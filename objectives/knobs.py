@@ -58,8 +58,9 @@ class Knobs:
             return "Which knobs matter cannot be told"
         first = self.knobs[0]
         what = FAMILIES.get(first.family, first.family)
-        word = "nats" if self.logarithmic else "points"
-        return f"What matters most: {what} in {first.layer} ({first.effect:.2g} {word})"
+        if self.logarithmic:
+            return f"Most harmful alone: {what} in {first.layer}"
+        return f"What matters most: {what} in {first.layer} ({first.effect:.2g} points)"
 
 
 def _knob(parameter: str, effect: float) -> Knob:
@@ -86,7 +87,7 @@ def from_sensitivity(folder: Path) -> Knobs | None:
     knobs = [_knob(name, damage) for name, (_, damage) in strongest.items()]
     return Knobs(
         tuple(sorted(knobs, key=lambda k: -k.effect)),
-        "divergence from the original's answers, nats",
+        "divergence from the original's answers, nats (logarithmic)",
         "Each knob turned alone to its strongest option, everything else unchanged: the divergence "
         "of the outputs from the original network's on training images, measured before the search "
         "(no labels used).",

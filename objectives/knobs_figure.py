@@ -50,7 +50,9 @@ def knobs_figure(knobs: Knobs, height: int = 300) -> Any:
         low, high = math.log10(min(effects)), math.log10(max(effects))
         room = max(high - low, 0.3)
         figure.update_xaxes(type="log", range=[low - 0.06 * room, high + min(0.55 * room, 1.6)])
-        figure.update_xaxes(dtick=1 if room > 0.9 else "D2", exponentformat="power")
+        steps = (1,) if room > 2 else (1, 2, 5)
+        ticks = [step * 10.0**decade for decade in range(-6, 4) for step in steps]
+        figure.update_xaxes(tickvals=ticks, tickformat="~g")
     elif effects:
         figure.update_xaxes(range=[0, 1.5 * max(effects) or 1])
     figure.update_layout(margin={"l": 10, "r": 20, "t": 8, "b": 46})

@@ -21,7 +21,8 @@ def layers_title(name: str, anatomy: Anatomy) -> str:
         )
     narrow = sum((layer.kept or 0) < (layer.full or 0) for layer in layers)
     if narrow:
-        parts.append(f"{narrow} with fewer channels")
+        noun = "" if parts else " layer" if narrow == 1 else " layers"
+        parts.append(f"{narrow}{noun} with fewer channels")
     factorised = sum(bool(layer.rank) for layer in layers)
     if factorised:
         parts.append(f"{factorised} factorised")
@@ -98,7 +99,8 @@ def _cost(
     bar = _bar(kind, (value or 0.0) / scale, None if before is None else before / scale)
     text = f"{1000 * (value or 0.0):.0f} µs" if kind == "time" else legible(name, value)
     share = 100 * (value or 0.0) / total if total else 0.0
-    return f"<td class=gauge>{bar}{text} <small>{share:.0f} %</small></td>"
+    part = "&lt;1" if 0 < share < 0.5 else f"{share:.0f}"
+    return f"<td class=gauge>{bar}{text} <small>{part} %</small></td>"
 
 
 def _bar(kind: str, now: float, before: float | None) -> str:

@@ -67,7 +67,7 @@ def front_page(
 {_views(front)}
 {_layers(front, anatomies or {}, chosen)}
 {answers_table(front)}
-{_search(history, knobs)}
+{_search(front, history, knobs)}
 {front_table(front)}
 {more}
 <footer>{_footer(front)}</footer>
@@ -122,12 +122,11 @@ def _views(front: ParetoFront) -> str:
     legend += ["<span>large: the front, bars ± 1 standard error</span>"]
     legend += ["<span>faint: dominated</span>"]
     if any(not (p.feasible and p.trusted) for p in front.points):
-        legend += ["<span><b>×</b>outside the constraints, or unstable</span>"]
+        legend += ["<span><b>×</b>outside the constraints, or incomplete</span>"]
     legend += [f'<span><b style="color:{ACCENT}">★</b>baseline</span>']
     hidden = unseen(front)
-    below = f"{hidden} more points lie below the first view; double click to see all. " * (
-        hidden > 0
-    )
+    more = "1 more point lies" if hidden == 1 else f"{hidden} more points lie"
+    below = f"{more} below the first view; double click to see all. " * (hidden > 0)
     return f"""<section>
 <p class="legend">{" ".join(legend)}</p>
 <div class="views">{cards}</div>
@@ -171,11 +170,15 @@ def _layers(front: ParetoFront, anatomies: Mapping[int, Anatomy], chosen: int | 
 <p class="note" id="chosen"></p>{"".join(panels)}</section>"""
 
 
-def _search(history: pd.DataFrame, knobs: Knobs | None) -> str:
+def _search(front: ParetoFront, history: pd.DataFrame, knobs: Knobs | None) -> str:
     """How the search went and which of its knobs matter."""
     cards = ""
     if len(history) > 1:
-        cards += f'<div><h3>{escape(growth_title(history))}</h3><div id="growth"></div></div>'
+        note = "The share of a reference box that the front dominates (see below)"
+        if any(p.rung == "confirm" for p in front):
+            note += ", in values on the search's images; the one above is of the confirmed values"
+        picture = f'<div id="growth"></div><p class=note>{note}.</p>'
+        cards += f"<div><h3>{escape(growth_title(history))}</h3>{picture}</div>"
     if knobs is not None:
         picture = '<div id="knobs"></div>' if knobs.knobs else ""
         note = f"<p class=note>{escape(knobs.how)}</p>"
@@ -206,7 +209,7 @@ def _outside(front: ParetoFront) -> str:
     untrusted = sum(not p.trusted for p in front.points)
     if not untrusted:
         return ""
-    return f"{untrusted} points with an unstable or missing measurement cannot be on the front."
+    return f"{untrusted} points lack a measurement and cannot be on the front."
 
 
 def _footer(front: ParetoFront) -> str:
@@ -217,6 +220,8 @@ def _footer(front: ParetoFront) -> str:
         "the baseline, the unchanged network measured in the same way. Every value was measured on "
         "the exported file: on the search split, or, where it says confirmed, on the evaluation "
         "split. Points tie when they differ by less than two combined standard errors.</p>"
+        "<p>What was changed: keep, the mean share of channels that the groups keep; int8 a/b, so "
+        "many of the layers that the search may change; rank, layers that were factorised.</p>"
         "<p>Hypervolume: the share of the box between the ideal and a reference point (0.40 of "
         "accuracy lost, 1.05× the size, 1.05× the latency, or MACs where latency is not measured) "
         "that the points dominate; useful region: the same with 0.03 lost.</p>"

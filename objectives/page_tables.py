@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from .answers import grouped, ratio
+from .hover import tied_with
 from .wording import label, legible, points
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def _grid(front: ParetoFront, rows: list[str], heading: str, first: str | None) 
     head = [f"<th{'' if n == first else ' class=n'}>{escape(n)}</th>" for n in names]
     head += [f"<th colspan=2{_extra(n)}>{escape(label(n))}</th>" for n in costs]
     tail = "<th>what was changed</th>"
-    tail += "" if first else '<th class="extra">rung</th><th class="n extra">tie</th>'
+    tail += "" if first else '<th class="extra">values</th>'
+    tied = any(p.tie is not None for p in front.front)
+    tail += '<th class="n extra">ties with</th>' if tied and not first else ""
     return (
         f"<section><h2>{escape(heading)}</h2><div class=scroll><table>"
         f"<thead><tr>{''.join(head)}{tail}</tr></thead><tbody>{''.join(rows)}</tbody>"
@@ -69,9 +72,10 @@ def _row(front: ParetoFront, p: Point, asked: str | None) -> str:
         cells.append(f'<td class="{kind}">{text}{bar}</td>')
     cells.append(f"<td class=plan>{escape(p.summary)}</td>")
     if asked is None:
-        tie = "" if p.tie is None else f"with {p.tie}" if p.tie != p.number else "leads"
         rung = f'<td class="extra">{_RUNGS[p.rung]}</td>'
-        cells += [rung, f'<td class="n extra">{tie}</td>']
+        cells.append(rung)
+        if any(other.tie is not None for other in front.front):
+            cells.append(f'<td class="n extra">{tied_with(front, p)}</td>')
     mark = "" if asked is not None else f' id="trial-{p.number}"'
     return f"<tr{mark}>{''.join(cells)}</tr>"
 

@@ -71,7 +71,7 @@ def draw_panel(
         }
 
     cross = {"symbol": "x-thin-open", "size": 6, "color": GREY, "line": {"width": 1}}
-    scatter(other, "outside the constraints, or unstable", marker=cross, opacity=0.55)
+    scatter(other, "outside the constraints, or incomplete", marker=cross, opacity=0.55)
     scatter(feasible, "dominated", marker=marker(feasible, 7, 0), opacity=0.3)
     _staircase(figure, [p for p in shown if p.front], axis, score, place)
     bars = {"thickness": 1.2, "width": 3, "color": "rgba(110,118,129,0.7)"}
@@ -126,7 +126,7 @@ def _shade(
         figure.add_hrect(0.0, 100 * floor, **fill, **place)
         figure.add_annotation(
             text=f"excluded: below {legible(front.score, floor)}", x=0.01, xref="x domain",
-            xanchor="left", y=100 * floor, yanchor="top", **note, **place,
+            xanchor="left", y=0, yref="y domain", yanchor="bottom", **note, **place,
         )  # fmt: skip
     if ceiling is not None and ceiling < axis.high:
         figure.add_vrect(ceiling, 2 * axis.high, **fill, **place)

@@ -16,7 +16,7 @@ class Point:
     number: of its trial. parent: the trial it was recovered from. evaluation: the numbers shown,
     those of the ``confirm`` rung where there are any.
     front: nothing measured beats it. feasible: it meets the constraints. trusted: it has every
-    objective and its latency was stable (only such points can be on the front).
+    objective (only such points can be on the front).
     tie: the number of the point that leads its tie group, None when it ties with nothing.
     summary: what the plan does, in one line.
     """
@@ -45,9 +45,3 @@ class Point:
     @property
     def rung(self) -> str:
         return self.evaluation.rung
-
-
-def is_stable(evaluation: Evaluation) -> bool:
-    """Whether no measurement of it was marked ``unstable`` in the notes."""
-    groups = [evaluation.notes, *(v for v in evaluation.notes.values() if isinstance(v, Mapping))]
-    return not any(group.get("unstable") is True for group in groups)

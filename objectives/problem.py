@@ -185,7 +185,7 @@ def parse_targets(job: Job) -> list[Target]:
     for name in job.target.options:
         known = target_names(job)
         if name not in known:
-            place = job.where("target.options")
+            place = job.where(f"target.options.{name}")
             raise InputError(place, f"{name!r} is no target of this job", nearest(name, known))
     return [parse_target(job), *(_target(job, name) for name in job.target.also)]
 
@@ -208,7 +208,9 @@ def _target(job: Job, name: str) -> Target:
     options = {
         key: value for key, value in options.items() if key in known or key not in SHARED_OPTIONS
     }
-    return make_target(name, options | job.target.options.get(name, {}), where)
+    own = job.target.options.get(name)
+    place = job.where(f"target.options.{name}") if own else where
+    return make_target(name, options | (own or {}), place)
 
 
 def _target_place(job: Job, name: str) -> str:

@@ -10,14 +10,13 @@ from .dominance import costs
 from .evaluation import Evaluation
 from .expression import Expression
 from .objective import QUANTITIES, Objective
-from .point import is_stable
 
 
 class RunningFront:
     """The evaluations on the front so far, one arriving after another.
 
     Who is on it is decided as in :class:`~paretune.objectives.front.ParetoFront` on measured
-    values: feasible, every objective obtained and stable, and beaten by none.
+    values: feasible, every objective obtained, and beaten by none.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class RunningFront:
     def add(self, evaluation: Evaluation) -> bool:
         """Let a result take its place; whether it is on the front now."""
         values = evaluation.values
-        if evaluation.failed or not is_stable(evaluation):
+        if evaluation.failed:
             return False
         if any(o.name not in values for o in self._objectives) or not self._holds(values):
             return False

@@ -133,13 +133,13 @@ def _panel(panel: Any, front: ParetoFront, axis: Axis, classes: list[SizeClass])
     panel.set_title(view_title(front, axis), loc="left", fontsize=9.5, color=INK)
     panel.set_xlabel(axis.title, color=INK)
     if axis.logarithmic:
-        from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
         panel.set_xscale("log")
         ticks = [t for t in axis.settings()["tickvals"] if 0.9 * axis.low < t < 1.1 * axis.high]
         panel.xaxis.set_major_locator(FixedLocator(ticks))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xlim(axis.low / 1.07, axis.high * 1.07)
     else:
         panel.set_xlim(*axis.settings()["range"])
@@ -161,6 +161,7 @@ def _note(
     panel.annotate(
         text, at, away, textcoords="offset points", fontsize=8, color=colour, ha=side,
         arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6},
+        bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75},
     )  # fmt: skip
 
 
@@ -170,7 +171,7 @@ def _excluded(panel: Any, front: ParetoFront, axis: Axis) -> None:
         panel.axhspan(-100, 100 * floor, color=GREY, alpha=0.13, lw=0, zorder=0)
         text = f"excluded: below {legible(front.score, floor)}"
         panel.annotate(
-            text, (0.01, 100 * floor), (0, -9), xycoords=("axes fraction", "data"),
+            text, (0.01, 0.0), (0, 4), xycoords="axes fraction",
             textcoords="offset points", fontsize=7.5, color=GREY,
         )  # fmt: skip
     if ceiling is not None:
@@ -184,6 +185,7 @@ def _legend(figure: Any, front: ParetoFront, classes: list[SizeClass]) -> None:
         Line2D([], [], ls="", marker=_MARKERS[c.symbol], color=c.colour, label=f"size {c.label}")
         for c in classes
     ]
+    signs.append(Line2D([], [], ls="", label="large: the front, ± 1 standard error"))
     signs.append(Line2D([], [], ls="", marker="o", color=GREY, ms=4, alpha=0.4, label="dominated"))
     if any(not (p.feasible and p.trusted) for p in front.points):
         signs.append(

@@ -149,6 +149,7 @@ def front(
     size_bytes. The fastest under 300 kB: --where "size_bytes < 300kB" --best latency_ms. The
     balanced choice: --best knee.
     """
+    from ..objectives.table import write_whole
     from ..trackers.study import Study
     from .report import front_text, write_front_picture
 
@@ -160,7 +161,7 @@ def front(
             return
         text = front_text(study, where, format.value, everything, best)
     if out is not None:
-        out.write_text(text, encoding="utf-8")
+        write_whole(out, text)
     else:
         typer.echo(text, nl=not text.endswith("\n"))
 

@@ -39,6 +39,7 @@ def examine() -> Iterator[Finding]:
     yield from _machine()
     yield from _places()
     yield _mlflow()
+    yield _gpu()
     yield from _targets()
 
 
@@ -47,11 +48,12 @@ def run_doctor() -> None:
     console = Console(highlight=False, soft_wrap=True)
     marks = {"ok": "[green]ok   [/]", "note": "[yellow]note [/]", "wrong": "[red]wrong[/]"}
     wrong = 0
-    for found in examine():
-        wrong += found.state == "wrong"
-        console.print(f"{marks[found.state]} {found.subject:<20} {escape(found.told)}")
-        if found.remedy:
-            console.print(f"      {'':<20} -> {escape(found.remedy)}")
+    with console.status("torch is loaded and each runtime tried, which takes some 10 seconds"):
+        for found in examine():
+            wrong += found.state == "wrong"
+            console.print(f"{marks[found.state]} {found.subject:<20} {escape(found.told)}")
+            if found.remedy:
+                console.print(f"      {'':<20} -> {escape(found.remedy)}")
     if wrong:
         raise EnvironmentFault(f"{wrong} thing{'s' * (wrong > 1)} wrong, see the lines above")
     console.print("\nNothing is wrong.")
@@ -111,15 +113,17 @@ def _machine() -> Iterator[Finding]:
         f"OMP_NUM_THREADS {'is not set' if threads is None else '= ' + threads}; each worker takes "
         f"one core, so `search: {{workers: {cores}}}` fills this machine",
     )
+
+
+def _gpu() -> Finding:
     import torch
 
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        yield Finding("GPU", "ok", f"{', '.join(sorted(names))} (CUDA {torch.version.cuda})")
-    else:
-        yield Finding(
-            "GPU", "note", "none that torch can use: training after a search runs on the CPU"
-        )
+        return Finding("GPU", "ok", f"{', '.join(sorted(names))} (CUDA {torch.version.cuda})")
+    return Finding(
+        "GPU", "note", "none that torch can use: training after a search runs on the CPU"
+    )
 
 
 def _places() -> Iterator[Finding]:
@@ -157,7 +161,8 @@ def _nearest(path: Path) -> Path:
 def _mlflow() -> Finding:
     address = os.environ.get("MLFLOW_TRACKING_URI")
     if not address:
-        return Finding("MLflow", "ok", "MLFLOW_TRACKING_URI is not set: a job names its own store")
+        told = "MLFLOW_TRACKING_URI is not set: a job names its store, or logs to mlflow.db"
+        return Finding("MLflow", "ok", told)
     from ..trackers.mlflow_link import checked_uri, client, mlflow_calls, reason, shown
 
     try:

@@ -40,5 +40,11 @@ class MlflowWatch:
         for problem in self._projector.close(wait_s):
             self._console.print(problem, markup=False, highlight=False)
         if self._projector.run_id is not None:
-            run = f"MLflow run {self._projector.run_id}"
-            self._console.print(run, markup=False, highlight=False, soft_wrap=True)
+            told = f"MLflow run {self._projector.run_id} at {self._projector.uri}"
+            if (cost := self._projector.cost) is not None:
+                told += (
+                    f"; logging took at most {100 * cost.share:.1f} % of {cost.wall_s:.0f} s "
+                    f"({cost.processor_s:.1f} s of processor time beside the trials, "
+                    f"{cost.waited_s:.1f} s at the end)"
+                )
+            self._console.print(told, markup=False, highlight=False, soft_wrap=True)

@@ -61,7 +61,8 @@ def run_quickstart(folder: Path, trials: int, workers: int) -> None:
     console.print(
         f"\n[bold]Next[/]  look at the front:   open {folder / 'study' / 'front.html'}\n"
         f"      in MLflow's UI:       paretune ui {folder / 'study'}\n"
-        f"      search further:       paretune search {job} --out {folder / 'study'} --trials 100"
+        f"      search further:       paretune search {job} --out {folder / 'study'} --trials 100",
+        soft_wrap=True,
     )
 
 

@@ -100,13 +100,15 @@ def print_front(front: ParetoFront, folder: Path, console: Console | None = None
         raise NothingMeetsError(f"no measured point meets {wanted}")
     console.print(front_table(front, list(front)[:WIDEST], console.width))
     if len(front) > WIDEST:
-        console.print(f"... and {len(front) - WIDEST} more: paretune front {folder} --format csv")
+        more = f"... and {len(front) - WIDEST} more: paretune front {folder} --format csv"
+        console.print(more, soft_wrap=True)
     for line in differences(front):
         console.print(line, highlight=False, markup=False)
     console.print(
         f"hypervolume {front.hypervolume():.4f}, near the baseline "
         f"{front.hypervolume_useful():.4f}; files in {folder}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

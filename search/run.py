@@ -16,6 +16,7 @@ from ..objectives.table import write_whole
 from ..tasks.job import Job, load_job
 from ..trackers.job_copy import check_task
 from ..trackers.mlflow_link import checked_uri
+from ..trackers.mlflow_mirror import ENDED
 from ..trackers.place import DATABASE, Place
 from ..trackers.study import Study
 from ..trackers.study_page import study_page
@@ -107,6 +108,7 @@ class Search:
             study, problem = self._open()
             stack.enter_context(study)
             check_task(study, problem.task.fingerprint)
+            study.put(ENDED, "KILLED")  # what is true as long as nobody says otherwise
             stop = stack.enter_context(Interrupt())
             if self._cluster is not None:
                 problem = self._cluster.begin(study, problem)
@@ -149,8 +151,10 @@ class Search:
                 measured = [row.evaluation for row in study.rows("measure")]
                 for name in constant_objectives(measured, problem.objectives):
                     say(f"{name} is the same for all trials: it decides nothing")
-            except BaseException:
+                study.put(ENDED, "FINISHED")
+            except BaseException as error:
                 with suppress(Exception):  # the error at hand matters more
+                    study.put(ENDED, "FAILED" if isinstance(error, Exception) else "KILLED")
                     _write_front(study, profile=False)
                 raise
             _write_front(study)

@@ -131,7 +131,7 @@ search:
   workers: {workers}                       # processes that measure
   seed: 0
 # recover: {{method: distil, epochs: 3, top: 3}}  # train the best points afterwards
-# tracker: {{mlflow: {{uri: "sqlite:///mlflow.db"}}}}
+# tracker: {{mlflow: {{}}}}          # log to MLFLOW_TRACKING_URI, else to ./mlflow.db
 """
 
 

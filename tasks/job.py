@@ -175,7 +175,8 @@ def _resolve(job: Job, folder: Path) -> dict[str, Any]:
         start, _, path = mlflow["uri"].partition("sqlite:///")
         if start == "" and path and not path.startswith(("/", ":")):
             mlflow["uri"] = "sqlite:///" + _absolute(path, folder, spot)
-        mlflow["experiment"] = mlflow["experiment"] or job.name
+        named = mlflow["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        mlflow["experiment"] = named or job.name
     return data
 
 

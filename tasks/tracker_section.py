@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from .section import Section, Text
 
 
+def tracking_uri() -> str:
+    """Where MLflow is when a job does not say; a file in the environment is in the working
+    directory, as MLflow has it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or ""
+    start, _, path = uri.partition("sqlite:///")
+    if start == "" and path and not path.startswith(("/", ":")):
+        return f"sqlite:///{os.path.abspath(path)}"
+    return uri or "sqlite:///mlflow.db"
+
+
 class MlflowSection(Section):
     """Where MLflow keeps the runs.
 
-    uri: ``sqlite:///FILE.db`` or ``http://HOST:PORT``. experiment: its name (default: the job's).
+    uri: ``sqlite:///FILE.db`` or ``http://HOST:PORT`` (default: what MLFLOW_TRACKING_URI says when
+        the search starts, else ``mlflow.db`` beside the job file).
+    experiment: its name (default: what MLFLOW_EXPERIMENT_NAME says, else the job's).
     artifacts: whether the exported files of the final front are uploaded.
     """
 
-    uri: Text = "sqlite:///mlflow.db"
+    uri: Text = Field(default_factory=tracking_uri, validate_default=True)
     experiment: Text | None = None
     artifacts: Literal["front", "none"] = "front"
 

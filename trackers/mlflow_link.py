@@ -66,7 +66,9 @@ def checked_uri(uri: str, where: str = "tracker.mlflow.uri") -> str:
         raise InputError(
             where,
             f"not an address of a database or a server: {shown(uri)!r}",
-            "write sqlite:///FILE.db or http://HOST:PORT",
+            "write sqlite:///FILE.db or http://HOST:PORT"
+            + " (it is what MLFLOW_TRACKING_URI says)"
+            * (uri == os.environ.get("MLFLOW_TRACKING_URI")),
         )
     start, _, path = uri.partition("sqlite:///")
     if start == "" and path and not path.startswith(("/", ":")):

@@ -32,6 +32,8 @@ from .study import Study
 
 FRONT, PLAN, EVALUATION = "paretune.front", "paretune.plan", "paretune.evaluation"
 TABLES = "mlflow.loggedArtifacts"
+ENDED = "ended"
+"""What the study keeps of how its last search ended: a status of MLflow's."""
 _UPLOAD_SECONDS = 120
 
 
@@ -57,7 +59,8 @@ class Mirror:
     def push(self, final: bool, pictures: bool = True) -> Runs:
         """Write what is missing; whatever MLflow or the network throws comes through.
 
-        final: the search has ended: close the parent run and upload the front's exported files.
+        final: the search has ended: upload the front's exported files and close the parent run, as
+            KILLED or FAILED when the study says that it did not come to its end.
         pictures: refresh what takes seconds to compute too: the growth of the hypervolume, the
             description, the front's page and tables. Without it only trials are written.
         """
@@ -79,7 +82,7 @@ class Mirror:
             if final:
                 self._push_files(runs, front)
                 last = max((row.finished_at for row in rows.values()), default=time.time())
-                runs.end(runs.parent, "FINISHED", int(last * 1000))
+                runs.end(runs.parent, self.study.get(ENDED, "FINISHED"), int(last * 1000))
             return runs
 
     def _push_trial(self, runs: Runs, row: Row, confirmed: Evaluation | None, pareto: bool) -> None:

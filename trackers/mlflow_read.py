@@ -29,7 +29,7 @@ _RUN_ID = re.compile(r"^[0-9a-zA-Z_-]{1,64}$")
 class RunRecord:
     """A run of a search (``kind == "search"``) or of one trial, with its study.
 
-    number: of the trial, None for the search. status: MLflow's (``"FINISHED"`` when whole).
+    number: of the trial, None for the search. status: MLflow's.
     study: the record described at :func:`paretune.trackers.front_files.study_record`.
     artifacts: paths of the parent's artifacts, e.g. ``"models/<sha256>.onnx"``.
     uri: where it was read.
@@ -104,10 +104,10 @@ def read_run(run_id: str, uri: str | None = None) -> RunRecord:
             raise InputError(where, "is not a run that paretune wrote", "")
         parent_id = run_id if kind == "search" else tags.get(PARENT, "")
         parent = run if kind == "search" else _get(link, parent_id, where)
-        if parent.info.status != "FINISHED" or run.info.status not in ("FINISHED", "FAILED"):
+        if "RUNNING" in (parent.info.status, run.info.status):
             raise InputError(
                 where,
-                f"the search's run is {parent.info.status}, not FINISHED",
+                "the search's run is RUNNING",
                 "wait for the search to end, or run `paretune sync` on its folder",
             )
         names = [

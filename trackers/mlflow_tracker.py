@@ -91,6 +91,23 @@ def sync(
     )
 
 
+@dataclass(frozen=True)
+class LoggingCost:
+    """What logging took from a search of ``wall_s`` seconds.
+
+    processor_s: of its thread, beside the search. waited_s: for its last push, after the search.
+    """
+
+    wall_s: float
+    processor_s: float
+    waited_s: float
+
+    @property
+    def share(self) -> float:
+        """The most that it can have taken of the wall time: as if no other core had been free."""
+        return (self.processor_s + self.waited_s) / max(self.wall_s, 1e-9)
+
+
 class MlflowProjector:
     """Draws a running search in MLflow from a thread of its own; the search never waits for it.
 
@@ -115,6 +132,8 @@ class MlflowProjector:
         self._done = False
         self._mirror: Mirror | None = None
         self._run_id: str | None = None
+        self._begun, self._processor_s = time.monotonic(), 0.0
+        self._cost: LoggingCost | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -127,14 +146,27 @@ class MlflowProjector:
         """The parent run, once MLflow has it."""
         return self._run_id
 
+    @property
+    def uri(self) -> str:
+        """MLflow's address, without users and passwords."""
+        return shown(str(self._settings.resolved(self._folder, "").uri))
+
+    @property
+    def cost(self) -> LoggingCost | None:
+        """What logging took, once closed."""
+        return self._cost
+
     def close(self, timeout: float = 30.0) -> tuple[str, ...]:
         """Draw the end of the search within ``timeout`` seconds; the complaints, none if all is in.
 
         Call when nothing more will be written to the study.
         """
+        ended, processor_s = time.monotonic(), self._processor_s
         self._closing.set()
         self._news.set()
         self._thread.join(timeout)
+        now = time.monotonic()
+        self._cost = LoggingCost(now - self._begun, processor_s, now - ended)
         problems = tuple(self._mirror.problems) if self._mirror else ()
         if self._done:
             return problems
@@ -161,12 +193,15 @@ class MlflowProjector:
                 if started >= pictures_due:
                     pictures_due = time.monotonic() + max(_PICTURES_EVERY, 50 * took)
                 self._problem, self._done, pause = None, final, _FIRST_PAUSE
+                work = time.thread_time() - worked
+                self._processor_s += work
                 if not final:
-                    work = 0.0 if first else time.thread_time() - worked
-                    self._closing.wait(max(1.0, _REST * took, _REST_OF_WORK * work))
+                    rest = 0.0 if first else _REST_OF_WORK * work
+                    self._closing.wait(max(1.0, _REST * took, rest))
                     self._news.wait()
             except Exception as error:  # whatever it is, the search goes on without MLflow
                 self._problem = reason(error)
+                self._processor_s += time.thread_time() - worked
                 if self._mirror is not None:
                     self._mirror.forget()
                 if final:

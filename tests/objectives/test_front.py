@@ -84,19 +84,18 @@ def test_the_front_is_brute_forces_and_a_dominated_point_changes_nothing(
         assert history["front_size"].iloc[-1] == len({rows[n] for n in expected})
 
 
-def test_failed_unstable_and_infeasible_points_stay_off_the_front() -> None:
+def test_failed_incomplete_and_infeasible_points_stay_off_the_front() -> None:
     front = front_of(
         (0, measured(0.90, 1000, 2.0)),
         (1, Evaluation.failure(plan(1), "crashed")),
-        (2, measured(0.95, 10, 0.1, 2, timing={"unstable": True})),
         (3, measured(0.50, 10, 0.2, 3)),
         (4, Evaluation(plan(4), "measure", {"accuracy": 0.99})),
         constraints=("accuracy >= 0.8",),
     )
     assert [p.number for p in front] == [0]
-    assert [p.number for p in front.points] == [0, 2, 3, 4]
-    assert [p.trusted for p in front.points] == [True, False, True, False]
-    assert [p.feasible for p in front.points] == [True, True, False, True]
+    assert [p.number for p in front.points] == [0, 3, 4]
+    assert [p.trusted for p in front.points] == [True, True, False]
+    assert [p.feasible for p in front.points] == [True, False, True]
     assert front.hypervolume() == front_of((0, measured(0.90, 1000, 2.0))).hypervolume()
 
 

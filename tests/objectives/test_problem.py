@@ -91,3 +91,13 @@ def test_divergence_is_an_objective_of_a_search_for_fidelity(tmp_path: Path) -> 
     text = HEAD.replace("SCORE", "fidelity") + "objectives: [divergence, size_bytes]\n"
     file.write_text(text, encoding="utf-8")
     assert [o.name for o in parse_objectives(load_job(file))] == ["divergence", "size_bytes"]
+
+
+def test_a_wrong_option_of_a_target_is_named_where_it_stands(tmp_path: Path) -> None:
+    text = "objectives: [accuracy, {latency_ms: {target: onnxruntime-cpu}}]\ntarget:\n  options:\n"
+    said = refusal(tmp_path, text + "    onnxruntime-cpu: {secnds: 2}\n")
+    place = ":9: target.options.onnxruntime-cpu.secnds: unknown option of 'onnxruntime-cpu'"
+    assert said == f"{place}; did you mean 'seconds'?"
+    said = refusal(tmp_path, text + "    onnxruntime-cpuu: {seconds: 2}\n")
+    assert said.startswith(":9: target.options.onnxruntime-cpuu: ")
+    assert "did you mean 'onnxruntime-cpu'" in said

@@ -1,5 +1,6 @@
 """From a job to a study with its front: checks first, resumes, refusals."""
 
+import signal
 import time
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ from paretune.errors import InputError
 from paretune.objectives.objective import Objective
 from paretune.search import run as module
 from paretune.search.run import Search
+from paretune.trackers.mlflow_mirror import ENDED
+from paretune.trackers.mlflow_tracker import sync
 from paretune.trackers.study import Study
 
 JOB = {
@@ -176,3 +179,29 @@ def test_a_real_search_on_digits_with_mlflow(tmp_path):
         for point in study.front():
             assert study.artifact_path(point.evaluation.artifact).is_file()
     assert (tmp_path / "mlflow.db").stat().st_size > 0
+
+
+class _Stop:
+    """Presses Ctrl-C in the middle of a search."""
+
+    def on_event(self, event):
+        if event.number == 3:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_search_is_killed_in_mlflow_and_a_whole_one_finished(toy, tmp_path, capsys):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    job = changed(tracker={"mlflow": {"uri": uri}})
+    with pytest.raises(KeyboardInterrupt):
+        Search(job, tmp_path / "s").run("quiet", [_Stop()])
+    with Study.open(tmp_path / "s") as study:
+        assert study.get(ENDED) == "KILLED"
+        run = sync(study, uri, "toy digits").run_id  # the search waits for MLflow 5 s only
+    assert MlflowClient(uri).get_run(run).info.status == "KILLED"
+    capsys.readouterr()
+    Search(job, tmp_path / "s").run("quiet").close()
+    assert MlflowClient(uri).get_run(run).info.status == "FINISHED"
+    said = capsys.readouterr().err
+    assert f"MLflow run {run} at {uri}; logging took at most " in said

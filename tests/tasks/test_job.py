@@ -351,3 +351,29 @@ def test_mutated_files_give_a_job_or_one_line(data, tmp_path_factory) -> None:
     except InputError as error:
         assert "\n" not in str(error)
     assert time.process_time() - start < 1
+
+
+def test_a_job_that_names_no_mlflow_follows_the_environment(tmp_path, monkeypatch):
+    job = {"name": "a", "task": {"model": "net.py:make", "data": {"kind": "digits"}}}
+    job["folder"] = str(tmp_path / "job")
+    silent, named = ({**job, "tracker": {"mlflow": m}} for m in ({}, {"uri": "sqlite:////own.db"}))
+
+    def place(said):
+        found = load_job(said)
+        assert load_job(found.to_json()) == found
+        return found.tracker.mlflow.uri, found.tracker.mlflow.experiment
+
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert place(silent) == (f"sqlite:///{tmp_path}/job/mlflow.db", "a")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.lan")
+    assert place(silent) == ("https://mlflow.lan", "theirs")
+    assert place(named) == ("sqlite:////own.db", "theirs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
+    assert place(silent)[0] == f"sqlite:///{tmp_path}/here.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@mlflow.lan")
+    with pytest.raises(InputError, match="carries a password") as refused:
+        load_job(silent)
+    assert "secret" not in str(refused.value)

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from paretune.deploy.pull import pull
+from paretune.deploy.source import check_trusted, open_source
 from paretune.errors import EnvironmentFault, InputError
 from paretune.trackers.mlflow_link import MlflowSettings, mlflow_calls, reason
-from paretune.trackers.mlflow_mirror import Mirror
+from paretune.trackers.mlflow_mirror import ENDED, Mirror
 from paretune.trackers.mlflow_tracker import (
     MlflowProjector,
     SyncReport,
@@ -278,7 +280,7 @@ def test_tags_follow_the_front_and_confirmed_values_are_added(tmp_path, uri, rec
         again = sync_while_driven(study, uri)
         assert (again.created, again.updated) == (0, 1)  # the parent is open again
         assert client(uri).get_run(again.run_id).info.status == "RUNNING"
-        with pytest.raises(InputError, match="RUNNING, not FINISHED"):
+        with pytest.raises(InputError, match="is RUNNING"):
             read_run(again.run_id, uri)
 
 
@@ -464,3 +466,39 @@ def test_a_study_without_any_trial_can_be_drawn(tmp_path, uri, recorded):
         pass
     with Study.open(tmp_path / "s") as study:
         assert sync(study, uri).created == 1
+
+
+def test_what_a_search_ended_as_is_what_its_run_says(finished, uri, tmp_path):
+    """Cut short is KILLED; its files can be pulled all the same."""
+    shutil.copytree(finished, tmp_path / "s")
+    for ended in ("KILLED", "FAILED", "FINISHED"):
+        with Study.open(tmp_path / "s", write=True) as study:
+            study.put(ENDED, ended)
+        with Study.open(tmp_path / "s") as study:
+            run = sync(study, uri).run_id
+        assert client(uri).get_run(run).info.status == ended
+        assert read_run(run, uri).status == ended
+
+
+def test_code_that_only_a_run_names_is_not_run(finished, uri, tmp_path):
+    """A run's job may name any code; the user says whose it is by giving his own job file."""
+    ran = tmp_path / "ran"
+    code = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\ndef make(): return None\n"
+    (tmp_path / "planted.py").write_text(code)
+    shutil.copytree(finished, tmp_path / "s")
+    with Study.open(tmp_path / "s", write=True) as study:
+        named = {"model": f"{tmp_path}/planted.py:make", "data": {"kind": "digits"}}
+        study.set_job({**study.job, "task": named})
+    with Study.open(tmp_path / "s") as study:
+        run, goals = sync(study, uri).run_id, study.job["objectives"]
+    with pytest.raises(InputError, match=r"names code that would be run here: .*planted\.py:make;"):
+        pull(f"mlflow:{run}", tmp_path / "model", best="size_bytes", uri=uri)
+    assert not ran.exists()
+    own = tmp_path / "job.yaml"
+    own.write_text("name: a\ntask: {model: own.py:make, data: {kind: digits}}\n")
+    found = open_source(f"mlflow:{run}", uri, own)
+    check_trusted(found)
+    assert found.job["task"]["model"] == f"{tmp_path}/own.py:make"
+    assert found.job["objectives"] == goals
+    with pytest.raises(InputError, match="--job: a study folder has its job"):
+        open_source(tmp_path / "s", job=own)

@@ -5,12 +5,14 @@ import shutil
 import sys
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from chromium import Chromium
 from local_server import LocalServer, free_port
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
+TRIALS = 12
 
 
 class Dashboard(LocalServer):
@@ -19,17 +21,14 @@ class Dashboard(LocalServer):
     health = "/dashboard"
 
 
-def test_the_dashboard_shows_every_finished_trial(digits_study: Path, tmp_path: Path) -> None:
+def test_the_dashboard_shows_every_finished_trial(recorded: ModuleType, tmp_path: Path) -> None:
     program = shutil.which("optuna-dashboard", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("optuna-dashboard is not installed (pip install optuna-dashboard)")
-    from paretune.trackers.study import Study
-
-    with Study.open(digits_study) as study:
-        measured = {row.number for row in study.rows("measure")}
+    with recorded.new_study(tmp_path / "study", trials=TRIALS) as study:
+        failed = {row.number for row in study.rows("measure") if row.evaluation.failed}
         objectives = [o.name for o in study.objectives]
-    file = tmp_path / "study.db"
-    shutil.copyfile(digits_study / "study.db", file)
+    file = tmp_path / "study" / "study.db"
     port, folder = free_port(), tmp_path / "log"
     folder.mkdir()
     command = [
@@ -37,12 +36,13 @@ def test_the_dashboard_shows_every_finished_trial(digits_study: Path, tmp_path: 
     ]
     with Dashboard(command, port, folder) as server:
         listed = json.loads(urllib.request.urlopen(f"{server.uri}/api/studies", timeout=30).read())
-        (found,) = [s for s in listed["study_summaries"] if s["study_name"] == "quickstart-digits"]
+        (found,) = [s for s in listed["study_summaries"] if s["study_name"] == "made-up"]
         assert len(found["directions"]) == len(objectives)
         address = f"{server.uri}/api/studies/{found['study_id']}"
         trials = json.loads(urllib.request.urlopen(address, timeout=30).read())["trials"]
-        assert len(trials) == len(measured)
-        assert {t["state"] for t in trials} == {"Complete"}
+        assert len(trials) == TRIALS
+        assert {t["number"] for t in trials if t["state"] == "Fail"} == failed != set()
+        assert {t["state"] for t in trials} == {"Complete", "Fail"}
         with Chromium(tmp_path / "profile", (1400, 1000)) as browser:
             browser.open(f"{server.uri}/dashboard/studies/{found['study_id']}/trials")
             browser.wait("document.body.innerText.includes('Complete')", 60)
