@@ -124,7 +124,8 @@ class Search:
 
             if workers < search.workers:
                 say(f"{search.workers} workers for {search.trials} trials: {workers} are started")
-            proposer = make_proposer(self.job, study, problem, say)
+            window = self._window(study)
+            proposer = make_proposer(self.job, study, problem, window, say, stop.check)
             watchers += self._mlflow(study, stack, screen)
             driver = Driver(
                 study,
@@ -139,7 +140,7 @@ class Search:
                     min(60.0, search.deadline),
                     Patience(**search.patience.model_dump()) if search.patience else None,
                 ),
-                self._window(study),
+                window,
                 watchers,
                 stop,
                 self._recovered(),
