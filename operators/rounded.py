@@ -113,8 +113,8 @@ def fold(network: nn.Module, pairs: dict[str, str]) -> None:
 
 
 def _fused(conv: nn.Module, bn: Any) -> nn.Module:
-    """A layer of the same settings with the BatchNorm in its weights; ``conv`` stays as it is. (What
-    ``fuse_conv_bn_eval`` gives, without its deep copy: which took most of the time.)"""
+    """A layer of the same settings with the BatchNorm in its weights; ``conv`` stays as it is. (As
+    ``fuse_conv_bn_eval``, without its deep copies, which took most of the time.)"""
     fused: Any = copy.copy(conv)
     fused._parameters = dict(conv._parameters)
     fused.weight, fused.bias = fuse_conv_bn_weights(

@@ -27,11 +27,12 @@ def make_proposer(
     width: int,
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
+    timed: Callable[[], None] = lambda: None,
 ) -> Proposer:
     """The proposer that the job asks for.
 
     width: asks open at a time. say: hears what its preparation does; check: is called between two
-    steps of it and may end it by an exception.
+    steps of it and may end it by an exception; timed: when nothing more is timed in it.
     """
     search, space = job.search, problem.space
     population = search.population or study.get("population")
@@ -40,7 +41,7 @@ def make_proposer(
     name, guidance = search.sampler, None
     each = search.screen if search.screen is not None else (EACH if name == "guided" else 0)
     if name == "guided":
-        guidance = _guidance(job, study, problem, each, say, check)
+        guidance = _guidance(job, study, problem, each, say, check, timed)
         name = name if guidance is not None else FALLBACK
     objectives, constraints = problem.objectives, problem.constraints
     sampler = make_sampler(
@@ -78,6 +79,7 @@ def _guidance(
     each: int,
     say: Callable[[str], None],
     check: Callable[[], None],
+    timed: Callable[[], None],
 ) -> Guidance | None:
     """What the guided sampler starts from, or None where it cannot be had; that is said."""
     if study.get("unguided") is not None:
@@ -86,7 +88,7 @@ def _guidance(
     budget = study.get("sensitivity_budget") or budget
     study.put("sensitivity_budget", budget)  # a resume with another budget keeps it
     try:
-        return prepare(problem, study.folder, budget, say, check)
+        return prepare(problem, study.folder, budget, say, check, timed)
     except EnvironmentFault:
         raise
     except Exception as error:

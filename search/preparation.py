@@ -33,13 +33,15 @@ def prepare(
     budget: float,
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
+    timed: Callable[[], None] = lambda: None,
 ) -> Guidance:
     """Damage and cost of every option.
 
     folder: where measured damages are kept, so that an interrupted pass goes on; a table of
     another network, space or set of images is not used, and ``say`` is told. budget: screened
     candidates that the pass may cost. say: gets one line now and then. check: is called after every
-    option and plan; what it raises ends the pass, which goes on from there the next time.
+    option and plan; what it raises ends the pass, which goes on from there the next time. timed: is
+    called when nothing more is timed: from then on other work does no harm.
     Raises what the screen raises when the network cannot be screened.
     """
     from ..objectives.screen import Screen
@@ -48,6 +50,7 @@ def prepare(
     screen, space = Screen.for_problem(problem, folder), problem.space
     if problem.timed:
         _predict_latency(problem, folder, screen, say, check)
+    timed()
     before = {path.name for path in folder.glob("sensitivity-*.jsonl")}
     last = -1
 
