@@ -18,8 +18,6 @@ from paretune.search.guidance import Guidance
 from paretune.spaces.plan import CompressionPlan
 from paretune.tasks.job import load_job
 
-EXAMPLES = UNSURE, SURE  # search images of one evaluation, as in a search
-
 
 def job_of(depth: int) -> dict[str, Any]:
     """ResNet on CIFAR-10: channels, 8 bits and ranks; the folder is named by PARETUNE_DATA."""
@@ -56,7 +54,7 @@ class Evaluations:
         folder.mkdir(parents=True, exist_ok=True)
         self.problem = Problem.from_job(load_job(job_of(depth)))
         self.space = self.problem.space
-        self.screen = Screen.for_problem(self.problem, folder, examples=EXAMPLES)
+        self.screen = Screen.for_problem(self.problem, folder)
         self._file = folder / f"evaluations-{UNSURE}-{SURE}.jsonl"
         self._known: dict[str, dict[str, Any]] = {}
         if self._file.exists():
