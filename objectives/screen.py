@@ -140,15 +140,19 @@ class Screen:
         self, unsure: int, sure: int
     ) -> tuple[float, list[tuple[_Slice, float, Tensor]]]:
         task, name = self.task, self.task.score.name
-        outputs: list[Tensor] = []
+        margins: list[Tensor] = []
 
         def predict(inputs: Tensor) -> Tensor:
-            outputs.append(task.network_predict(inputs).clone())
-            return outputs[-1]
+            outputs = task.network_predict(inputs)
+            margins.append(_margin(outputs))
+            return outputs
 
         whole = task.score.measure(predict, task.search).values[name]
+        margin = torch.cat(margins)
+        if len(margin) != len(task.search):  # a score that does not look at each example once
+            margin = torch.zeros(len(task.search))
         out = []
-        for number, (places, share) in enumerate(_strata(torch.cat(outputs), unsure, sure)):
+        for number, (places, share) in enumerate(_strata(margin, unsure, sure)):
             slice_ = _Slice(f"screen {number}", share, *task.search.take(places.numpy()))
             want = task.network_predict(slice_.inputs).clone()
             value = task.score.measure(lambda _, want=want: want, slice_).values[name]
@@ -156,23 +160,31 @@ class Screen:
         return whole, out
 
 
-def _strata(outputs: Tensor, unsure: int, sure: int) -> list[tuple[Tensor, float]]:
-    """Examples that stand for all, and the share that each part of them stands for.
+def _margin(outputs: Tensor) -> Tensor:
+    """How sure a network is of each example: by how much its likeliest class is likelier than the
+    next; 0 where outputs (n, ...) are no classes."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2:
+        return torch.zeros(len(outputs), dtype=torch.float64)
+    likeliest = outputs.double().softmax(1).topk(2).values
+    return likeliest[:, 0] - likeliest[:, 1]
 
-    outputs: the original network's, (n, ...). Where they are classes, ``unsure`` of the examples
-    with the smallest margin between the two likeliest classes and ``sure`` of the others: nearly
-    all that a mild compression changes is among the first (stratified sampling, Cochran, "Sampling
-    Techniques", chapter 5). Each part is evenly spread, so that what is found is unbiased.
+
+def _strata(margin: Tensor, unsure: int, sure: int) -> list[tuple[Tensor, float]]:
+    """Examples that stand for all, and the share of all that each part of them stands for.
+
+    margin: of the original network, (n,). ``unsure`` of the examples with the smallest and ``sure``
+    of the others: nearly all that a mild compression changes is among the first (stratified
+    sampling: Cochran, "Sampling Techniques", chapter 5). Each part is evenly spread, so that what
+    is found is unbiased. Where all margins are equal, as many from everywhere.
     """
-    count = len(outputs)
+    count = len(margin)
     every = torch.arange(count)
     if count <= unsure + sure:
         return [(every, 1.0)]
-    first = max(unsure, round(UNSURE_SHARE * count))
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or not unsure or not sure:
+    if margin.min() == margin.max():
         return [(_spread(every, unsure + sure), 1.0)]
-    likeliest = outputs.double().softmax(1).topk(2).values
-    order = (likeliest[:, 0] - likeliest[:, 1]).argsort(stable=True)
+    order = margin.argsort(stable=True)
+    first = max(unsure, round(UNSURE_SHARE * count))
     parts = (order[:first].sort().values, unsure), (order[first:].sort().values, sure)
     return [(_spread(part, wanted), len(part) / count) for part, wanted in parts]
 

@@ -70,7 +70,7 @@ class RoundedNetworks:
         self._forms: OrderedDict[str, _Form] = OrderedDict()
         self._growth: dict[tuple[str, str], tuple[float, float]] = {}
         self._replay = Replay(original, self._inputs, REPLAYED)
-        self._plain: _Form | None = None  # of the identity, ranges as the few examples show them
+        self._plain: dict[str, tuple[Range, Range]] = {}  # (given, made) of uncompressed layers
         self._learn_ranges(inputs)
 
     @contextmanager
@@ -140,9 +140,8 @@ class RoundedNetworks:
         layers = wrap_layers(network)
         form = _Form(network, layers, {}, {})
         for name in layers:
-            plain = self._plain
-            if plain and name in plain.given and any(is_within(name, part) for part in known):
-                given.seen[name], made.seen[name] = plain.given[name], plain.made[name]
+            if name in self._plain and any(is_within(name, part) for part in known):
+                given.seen[name], made.seen[name] = self._plain[name]
             if name in given.seen:
                 form.given[name] = self._grown(name, "given", given.seen[name])
                 form.made[name] = self._grown(name, "made", made.seen[name])
@@ -157,7 +156,8 @@ class RoundedNetworks:
     def _learn_ranges(self, inputs: Tensor) -> None:
         """How much wider the exporter's examples make each range, on the uncompressed network."""
         with torch.no_grad():
-            few = self._plain = self._build(self.space.identity)
+            few = self._build(self.space.identity)
+            self._plain = {n: (r, few.made[n]) for n, r in few.given.items()}
             network = self.compressor.shape(self.space.identity).network
             made, given = _watch_ranges(network, self.pairs)
             for start in range(0, len(inputs), 32):
