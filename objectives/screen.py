@@ -28,7 +28,7 @@ from .problem import Problem
 UNSURE, SURE = 48, 16
 """Search examples a candidate is scored on: of those that the original network is least sure of,
 and of the others."""
-UNSURE_SHARE = 0.1
+UNSURE_SHARE = 0.2
 """Share of the search examples that are its least sure ones: what changes, changes there first."""
 CALIBRATION = 32
 """Training examples for BatchNorm and ranges of a cut or factorised candidate."""
