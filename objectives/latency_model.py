@@ -150,11 +150,14 @@ def fit_latency(
     calibration: Sequence[np.ndarray],
     inputs: np.ndarray,
     say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> LatencyModel | None:
     """Measure some plans of the space on the target, fit, and keep the model in ``folder``.
 
     example: one input (1, ...). calibration: float32 batches for activation ranges; inputs: the
-    batch that is timed. None, and said, where too few plans can be timed.
+    batch that is timed. check: is called before every plan and may end it all by an exception.
+    The files hold quickly made weights: how long they take does not depend on their values.
+    None, and said, where too few plans can be timed.
     """
     space = compressor.space
     if (known := stored_model(folder, space, target)) is not None:
@@ -169,10 +172,11 @@ def fit_latency(
         plans = [space.identity, *calibration_plans(space)]
         paths = [Path(scratch) / f"{i}.{target.format}" for i in range(len(plans))]
         for i, (plan, path) in enumerate(zip(plans, paths, strict=True)):
+            check()
             if i % 6 == 0:
                 say(f"latency of {len(plans)} plans, to predict others: {i} measured")
             try:
-                made = compressor.compress(plan)
+                made = compressor.shape(plan, quantised=True)
                 watch.export(
                     made.network, example, made.bits, iter(calibration), path, grids=made.grids
                 )

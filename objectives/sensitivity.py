@@ -19,9 +19,9 @@ import torch
 
 from ..errors import InputError
 from ..operators.normalise import input_moments, reestimating
+from ..operators.replay import Replay
 from ..spaces.space import SearchSpace
 from .divergence import divergence
-from .replay import Replay
 from .screen import Screen
 
 VERSION = 2

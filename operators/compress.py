@@ -121,15 +121,20 @@ class Compressor:
         return work
 
     @torch.inference_mode(False)
-    def shape(self, plan: CompressionPlan) -> Compressed:
+    def shape(self, plan: CompressionPlan, *, quantised: bool = False) -> Compressed:
         """A quick look at the float32 form: nothing is run, layers are refitted to the original's
         inputs (:mod:`.layer_fits`) and BatchNorm statistics left for the caller to re-estimate.
-        Raises CandidateError naming the layer that refuses."""
+        With ``quantised`` weights lie on their grids too, nothing being corrected for that: a file
+        of it is as large and as fast as the plan's. Raises CandidateError naming the layer that
+        refuses."""
         plan = require(plan, self.space)
         work = Compressed(copy.deepcopy(self.original))
         self._prune(plan, work)
         self._fit_layers(plan, work)
         self._sparsify(plan, work)
+        if quantised:
+            self._assign_bits(plan, work)
+            self._round(plan, work, None)
         return work
 
     def _importance_of(self, group: ChannelGroup) -> Tensor:
@@ -258,8 +263,11 @@ class Compressor:
         return bits_by_layer(plan, names, self._shortcuts)
 
     def _quantise(self, plan: CompressionPlan, work: Compressed) -> None:
-        kinds = {n: choice_of(n, plan).quantizer for n in work.bits}
         inputs = None if self._inputs is None else self._inputs[:NORMALISE_EXAMPLES]
+        self._round(plan, work, inputs)
+
+    def _round(self, plan: CompressionPlan, work: Compressed, inputs: Tensor | None) -> None:
+        kinds = {n: choice_of(n, plan).quantizer for n in work.bits}
         work.grids = quantise(work.network, work.bits, kinds, self.options, inputs)
 
 

@@ -6,13 +6,14 @@ many ways one after another: nothing is copied, each layer is told its bits and 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Container
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..targets.onnx_scales import Affine
 from ..targets.uniform import limits, to_floats, to_integers, weight_grid
@@ -105,10 +106,21 @@ def fold(network: nn.Module, pairs: dict[str, str]) -> None:
         bn: Any = network.get_submodule(bn_name)
         conv: Any = network.get_submodule(conv_name)
         if isinstance(conv, nn.Sequential):
-            conv[-1] = fuse_conv_bn_eval(conv[-1], bn)  # type: ignore[type-var]
+            conv[-1] = _fused(conv[-1], bn)
         else:
-            network.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
+            network.set_submodule(conv_name, _fused(conv, bn))
         network.set_submodule(bn_name, nn.Identity())
+
+
+def _fused(conv: nn.Module, bn: Any) -> nn.Module:
+    """A layer of the same settings with the BatchNorm in its weights; ``conv`` stays as it is. (As
+    ``fuse_conv_bn_eval``, without its deep copies, which took most of the time.)"""
+    fused: Any = copy.copy(conv)
+    fused._parameters = dict(conv._parameters)
+    fused.weight, fused.bias = fuse_conv_bn_weights(
+        fused.weight, fused.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+    )
+    return fused  # type: ignore[no-any-return]
 
 
 def wrap_layers(network: nn.Module, names: Container[str] | None = None) -> dict[str, RoundedLayer]:

@@ -24,10 +24,13 @@ from ..targets.target import Bits
 from .compress import Compressor
 from .fake_quantise import batchnorms_behind
 from .normalise import input_moments, reestimating
+from .replay import Replay, is_within
 from .rounded import Range, RoundedLayer, fold, wrap_layers
 
 KEPT = 48
 """Float32 forms that are remembered."""
+REPLAYED = 128 << 20
+"""Bytes of the uncompressed network's results that are kept."""
 
 
 @dataclass
@@ -66,6 +69,8 @@ class RoundedNetworks:
         self._moments = input_moments(original, self._inputs)
         self._forms: OrderedDict[str, _Form] = OrderedDict()
         self._growth: dict[tuple[str, str], tuple[float, float]] = {}
+        self._replay = Replay(original, self._inputs, REPLAYED)
+        self._plain: dict[str, tuple[Range, Range]] = {}  # (given, made) of uncompressed layers
         self._learn_ranges(inputs)
 
     @contextmanager
@@ -105,30 +110,38 @@ class RoundedNetworks:
         if key in self._forms:
             self._forms.move_to_end(key)
             return self._forms[key]
-        form = self._build(plain, self._inputs)
+        form = self._build(plain)
         self._forms[key] = form
         while len(self._forms) > KEPT:
             self._forms.popitem(last=False)
         return form
 
-    def _build(self, plan: CompressionPlan, inputs: Tensor) -> _Form:
+    def _build(self, plan: CompressionPlan) -> _Form:
         """Cut, factorise, re-estimate, fold, and see the ranges of each layer.
 
-        BatchNorm is folded after the pass that re-estimates it, which also sees the ranges.
+        BatchNorm is folded after the pass that re-estimates it, which also sees the ranges. Up to
+        the first change that pass is known from the uncompressed network.
         """
         work = self.compressor.shape(plan)
         network = work.network
         made, given = _watch_ranges(network, self.pairs)
-        changed = work.lost or any(c.method or c.sparsity for c in plan.layers.values())
+        changed = {n for n, c in plan.layers.items() if c.method or c.sparsity}
+        cut = (g for g in self.space.groups if g.name in work.kept)
+        changed.update(member.module for group in cut for member in group.members)
         kind = self.compressor.normalise if changed else "none"
+        known = {} if kind == "plain" else self._replay.skip(network, changed)
         with reestimating(network, self._moments, work.lost, kind):
-            network(inputs)
+            network(self._inputs)
         for hook in (*given.hooks, *made.hooks):
             hook.remove()
+        for name, module in known.items():
+            network.set_submodule(name, module)
         fold(network, self.pairs)
         layers = wrap_layers(network)
         form = _Form(network, layers, {}, {})
         for name in layers:
+            if name in self._plain and any(is_within(name, part) for part in known):
+                given.seen[name], made.seen[name] = self._plain[name]
             if name in given.seen:
                 form.given[name] = self._grown(name, "given", given.seen[name])
                 form.made[name] = self._grown(name, "made", made.seen[name])
@@ -143,7 +156,8 @@ class RoundedNetworks:
     def _learn_ranges(self, inputs: Tensor) -> None:
         """How much wider the exporter's examples make each range, on the uncompressed network."""
         with torch.no_grad():
-            few = self._build(self.space.identity, self._inputs)
+            few = self._build(self.space.identity)
+            self._plain = {n: (r, few.made[n]) for n, r in few.given.items()}
             network = self.compressor.shape(self.space.identity).network
             made, given = _watch_ranges(network, self.pairs)
             for start in range(0, len(inputs), 32):

@@ -20,8 +20,20 @@ FALLBACK = "nsga2"
 _LEAST_PASS = 24  # screened candidates that the sensitivity pass may always cost
 
 
-def make_proposer(job: Job, study: Study, problem: Problem, say: Callable[[str], None]) -> Proposer:
-    """The proposer that the job asks for; ``say`` hears what its preparation does."""
+def make_proposer(
+    job: Job,
+    study: Study,
+    problem: Problem,
+    width: int,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+    timed: Callable[[], None] = lambda: None,
+) -> Proposer:
+    """The proposer that the job asks for.
+
+    width: asks open at a time. say: hears what its preparation does; check: is called between two
+    steps of it and may end it by an exception; timed: when nothing more is timed in it.
+    """
     search, space = job.search, problem.space
     population = search.population or study.get("population")
     population = population or default_population(search.trials)
@@ -29,7 +41,7 @@ def make_proposer(job: Job, study: Study, problem: Problem, say: Callable[[str],
     name, guidance = search.sampler, None
     each = search.screen if search.screen is not None else (EACH if name == "guided" else 0)
     if name == "guided":
-        guidance = _guidance(job, study, problem, each, say)
+        guidance = _guidance(job, study, problem, each, say, check, timed)
         name = name if guidance is not None else FALLBACK
     objectives, constraints = problem.objectives, problem.constraints
     sampler = make_sampler(
@@ -47,9 +59,9 @@ def make_proposer(job: Job, study: Study, problem: Problem, say: Callable[[str],
         return Proposer(space, objectives, constraints, sampler, search.seed, presets)
     if not Guide(guidance, objectives, constraints, search.seed).feasible:
         say("no values within reach meet the constraints: the whole front is searched")
-    scout = (
-        Scout(guidance, objectives, constraints, space.plan, each, search.seed) if each else None
-    )
+    scout = None
+    if each:
+        scout = Scout(guidance, objectives, constraints, space.plan, each, search.seed, width=width)
     return Proposer(space, objectives, constraints, sampler, search.seed, (), scout)
 
 
@@ -61,7 +73,13 @@ def plain_proposer(job: Job, problem: Problem) -> Proposer:
 
 
 def _guidance(
-    job: Job, study: Study, problem: Problem, each: int, say: Callable[[str], None]
+    job: Job,
+    study: Study,
+    problem: Problem,
+    each: int,
+    say: Callable[[str], None],
+    check: Callable[[], None],
+    timed: Callable[[], None],
 ) -> Guidance | None:
     """What the guided sampler starts from, or None where it cannot be had; that is said."""
     if study.get("unguided") is not None:
@@ -70,7 +88,7 @@ def _guidance(
     budget = study.get("sensitivity_budget") or budget
     study.put("sensitivity_budget", budget)  # a resume with another budget keeps it
     try:
-        return prepare(problem, study.folder, budget, say)
+        return prepare(problem, study.folder, budget, say, check, timed)
     except EnvironmentFault:
         raise
     except Exception as error:

@@ -22,15 +22,26 @@ SCREENING = "paretune.search.preparation:ScreeningEvaluator.from_job"
 """The factory for workers that also screen."""
 EACH = 8
 """Candidates screened for each trial that is measured."""
+RANGES = 32
+"""Training examples that set the activation ranges of files that are only timed."""
 _NOTES = 10  # lines said about the progress of the pass
 
 
-def prepare(problem: Problem, folder: Path, budget: float, say: Callable[[str], None]) -> Guidance:
+def prepare(
+    problem: Problem,
+    folder: Path,
+    budget: float,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+    timed: Callable[[], None] = lambda: None,
+) -> Guidance:
     """Damage and cost of every option.
 
     folder: where measured damages are kept, so that an interrupted pass goes on; a table of
     another network, space or set of images is not used, and ``say`` is told. budget: screened
-    candidates that the pass may cost. say: gets one line now and then.
+    candidates that the pass may cost. say: gets one line now and then. check: is called after every
+    option and plan; what it raises ends the pass, which goes on from there the next time. timed: is
+    called when nothing more is timed: from then on other work does no harm.
     Raises what the screen raises when the network cannot be screened.
     """
     from ..objectives.screen import Screen
@@ -38,12 +49,14 @@ def prepare(problem: Problem, folder: Path, budget: float, say: Callable[[str], 
 
     screen, space = Screen.for_problem(problem, folder), problem.space
     if problem.timed:
-        _predict_latency(problem, folder, screen, say)
+        _predict_latency(problem, folder, screen, say, check)
+    timed()
     before = {path.name for path in folder.glob("sensitivity-*.jsonl")}
     last = -1
 
     def progress(done: int, count: int) -> None:
         nonlocal last
+        check()
         step = _NOTES * done // max(1, count)
         if step > last:
             last = step
@@ -63,7 +76,11 @@ def prepare(problem: Problem, folder: Path, budget: float, say: Callable[[str], 
 
 
 def _predict_latency(
-    problem: Problem, folder: Path, screen: Screen, say: Callable[[str], None]
+    problem: Problem,
+    folder: Path,
+    screen: Screen,
+    say: Callable[[str], None],
+    check: Callable[[], None],
 ) -> None:
     """Let the screen predict latency, from plans measured on the target now or before."""
     from ..objectives.latency_model import fit_latency
@@ -76,9 +93,10 @@ def _predict_latency(
         screen.compressor,
         screen.costs.table,
         task.example,
-        [batch.numpy() for batch in task.calibration(options.calibration)],
+        [batch.numpy() for batch in task.calibration(min(RANGES, options.calibration))],
         inputs.numpy(),
         say,
+        check,
     )
     if model is not None:
         say(

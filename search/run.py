@@ -24,6 +24,7 @@ from .cluster import Cluster
 from .display import Opening, QuietDisplay, make_display
 from .driver import Budget, Driver
 from .events import Event, Listener, Progress
+from .head_start import HeadStart
 from .interrupt import Interrupt
 from .jobs import Workers
 from .mlflow_watch import MlflowWatch
@@ -126,13 +127,18 @@ class Search:
 
             if workers < search.workers:
                 say(f"{search.workers} workers for {search.trials} trials: {workers} are started")
-            proposer = make_proposer(self.job, study, problem, say)
+            window = self._window(study)
+            screening = search.sampler == "guided" and search.screen != 0
+            pool = stack.enter_context(HeadStart(lambda: self._pool(study, workers, screening)))
+            fresh = self._cluster is None and study.baseline is None
+            timed = pool.begin if fresh else lambda: None
+            proposer = make_proposer(self.job, study, problem, window, say, stop.check, timed)
             watchers += self._mlflow(study, stack, screen)
             driver = Driver(
                 study,
                 proposer,
                 space.identity,
-                lambda: self._pool(study, workers, proposer.scout is not None),
+                pool.take,
                 Budget(
                     search.trials,
                     None
@@ -141,7 +147,7 @@ class Search:
                     min(60.0, search.deadline),
                     Patience(**search.patience.model_dump()) if search.patience else None,
                 ),
-                self._window(study),
+                window,
                 watchers,
                 stop,
                 self._recovered(),

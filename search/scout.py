@@ -21,6 +21,7 @@ from .guide import Focus, Guide
 from .knapsack import Floats, Ints
 from .score_curve import ScoreCurve
 from .told import Told
+from .twins import Twins
 
 FIRST = 4
 """The first turn screens this many times as much as the others: it also teaches the surrogate."""
@@ -64,11 +65,9 @@ class Scout:
     Screened values are corrected by how measured ones came out: at every choice, and for the guide
     at a few turns (:func:`is_lesson`), where it learns anew all that was screened.
 
-    plan: genotype -> plan. each: candidates screened a trial. width: asks that are open at a time;
-    before trial n results 0 ... n - width - 1 are certainly told.
+    plan: genotype -> plan. each: candidates screened a trial. width: asks that are open at a time,
+    as the :class:`Window` has it; before trial n results 0 ... n - width - 1 are certainly told.
     """
-
-    width = 2
 
     def __init__(
         self,
@@ -79,7 +78,9 @@ class Scout:
         each: int,
         seed: int = 0,
         focus: Focus | None = None,
+        width: int = 2,
     ) -> None:
+        self.width = width
         self._names = list(guidance.parameters)
         self._guidance, self._constraints = guidance, tuple(constraints)
         self._objectives, self._focus = objectives, focus or Focus()
@@ -94,8 +95,7 @@ class Scout:
         self._open: dict[int, Errand] = {}  # of the turn: place -> not screened yet
         self._found: dict[int, Screened] = {}  # of the turn: place -> outcome
         self._taken: set[bytes] = {np.zeros(len(self._names), dtype=np.intp).tobytes()}
-        self._prints: dict[int, str] = {}  # of the turn: place -> its plan's fingerprint, if known
-        self._twins: dict[str, Mapping[str, float]] = {}  # fingerprint -> what a screen found
+        self._twins = Twins(self._names, plan)
         self._candidates = Candidates()
         self._told = Told(self._candidates, guidance.counts, self._true_axes.count)
         self._taught: list[tuple[float, float, float]] = []  # scores of the last lesson
@@ -133,8 +133,7 @@ class Scout:
                     self._found[place] = known
                     continue
                 errand = Errand(self._turn, place, params, self._plan(params))
-                self._prints[place] = errand.plan.fingerprint
-                twin = self._twins.get(self._prints[place])
+                twin = self._twins.find(row, errand.plan)
                 if twin is not None:
                     self._found[place] = Screened(self._turn, place, params, twin)
                     continue
@@ -278,12 +277,10 @@ class Scout:
             genotype = self._row(row.params)
             point = self._guide.point(self._averaged(row.values, curve))
             if point is not None:
-                plan = self._prints.get(row.place) or self._plan(row.params).fingerprint
-                self._twins.setdefault(plan, row.values)
+                self._twins.add(genotype, row.values)
                 self._teach(len(self._candidates.learned), genotype, row.values, curve)
                 self._candidates.add(genotype, row.values, point)
         self._found.clear()
-        self._prints.clear()
 
     def _row(self, params: Mapping[str, int]) -> Ints:
         return np.array([params.get(name, 0) for name in self._names], dtype=np.intp)

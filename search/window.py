@@ -24,8 +24,9 @@ class Window:
         self.width, self.limit = width, limit
         self.exhausted: str | None = None  # why no further plan can be proposed
         self._proposer = proposer
-        if proposer.scout is not None:
-            proposer.scout.width = width
+        scout = proposer.scout
+        if scout is not None and scout.width != width:
+            raise ValueError(f"the scout counts on {scout.width} open asks, the window has {width}")
         self._told = 0
         self._waiting: dict[int, Evaluation] = {}
 

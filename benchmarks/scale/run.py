@@ -92,7 +92,9 @@ def search(folder: Path, trials: int, options: argparse.Namespace) -> dict[str, 
         guidance=guidance,
         objectives=OBJECTIVES,
     )
-    scout = Scout(guidance, OBJECTIVES, (), network.plan, options.screen, 1)
+    scout = Scout(
+        guidance, OBJECTIVES, (), network.plan, options.screen, 1, width=2 * options.workers
+    )
     pool = SimulatedPool(network, options.workers)
     marks = Marks(pool)
     begin = time.perf_counter()

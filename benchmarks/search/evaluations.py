@@ -11,14 +11,12 @@ from typing import Any
 
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.problem import Problem
-from paretune.objectives.screen import Screen
+from paretune.objectives.screen import SURE, UNSURE, Screen
 from paretune.objectives.sensitivity import Sensitivity, measure
 from paretune.search.cost_table import CostTable
 from paretune.search.guidance import Guidance
 from paretune.spaces.plan import CompressionPlan
 from paretune.tasks.job import load_job
-
-EXAMPLES = 96  # search images of one evaluation, as in a search
 
 
 def job_of(depth: int) -> dict[str, Any]:
@@ -56,8 +54,8 @@ class Evaluations:
         folder.mkdir(parents=True, exist_ok=True)
         self.problem = Problem.from_job(load_job(job_of(depth)))
         self.space = self.problem.space
-        self.screen = Screen.for_problem(self.problem, folder, examples=EXAMPLES)
-        self._file = folder / f"evaluations-{EXAMPLES}.jsonl"
+        self.screen = Screen.for_problem(self.problem, folder)
+        self._file = folder / f"evaluations-{UNSURE}-{SURE}.jsonl"
         self._known: dict[str, dict[str, Any]] = {}
         if self._file.exists():
             for line in self._file.read_text().splitlines():

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.special import softmax
+from scipy.stats import entropy, spearmanr
 from torch import nn
 
 from paretune.objectives.divergence import divergence
@@ -16,6 +17,7 @@ from paretune.objectives.screen import Screen
 from paretune.operators.compress import NORMALISE_EXAMPLES, Compressor
 from paretune.operators.layer_bits import weighted_layers
 from paretune.operators.normalise import input_moments, reestimating
+from paretune.operators.rounded_network import RoundedNetworks
 from paretune.spaces.plan import CompressionPlan
 from paretune.spaces.space import SearchSpace
 from paretune.tasks.job import load_job
@@ -145,14 +147,45 @@ def test_the_unchanged_network_diverges_by_nothing(parts: tuple) -> None:
     assert found.values["size_ratio"] == 1
 
 
-def test_a_hopeless_plan_is_dropped_early(parts: tuple) -> None:
+def test_a_score_is_the_shares_of_sure_and_unsure_examples(parts: tuple) -> None:
+    """By hand: 48 of the least sure fifth (or as many), 16 of the others, each evenly."""
     problem, _, screen = parts
-    worst = problem.space.plan({n: c - 1 for n, c in problem.space.parameters.items()})
-    whole = screen.screen(worst)
-    early = screen.screen(worst, stop_below=1.0)
-    assert whole.values["accuracy"] < 0.6
-    assert early.examples < whole.examples
-    assert early.values["size_bytes"] == whole.values["size_bytes"]
+    inputs = torch.cat([x for x, _ in problem.task.search.batches(100)])
+    labels = torch.cat([y for _, y in problem.task.search.batches(100)]).numpy()
+    plan = drawn(problem.space, 2)[1]
+    base = problem.task.network_predict(inputs).numpy()
+    got = screen.outputs(plan, inputs).numpy()
+    odds = softmax(base.astype(float), axis=1)
+    sorted_odds = np.sort(odds, axis=1)
+    order = np.argsort(sorted_odds[:, -1] - sorted_odds[:, -2], kind="stable")
+    count = len(base)
+    first = max(48, round(0.2 * count))
+    lost = total = 0.0
+    for part, wanted in ((np.sort(order[:first]), 48), (np.sort(order[first:]), 16)):
+        at = part[((np.arange(wanted) + 0.5) * len(part) / wanted).astype(int)]
+        right = [(o[at].argmax(1) == labels[at]).mean() for o in (base, got)]
+        kl = entropy(odds[at], softmax(got[at].astype(float), axis=1), axis=1).mean()
+        lost += (right[0] - right[1]) * len(part) / count
+        total += kl * len(part) / count
+    values = screen.screen(plan).values
+    whole = (base.argmax(1) == labels).mean()
+    assert values["accuracy"] == pytest.approx(whole - lost, abs=1e-6)
+    assert values["divergence"] == pytest.approx(total, rel=0.02)
+
+
+def test_what_was_known_before_a_change_is_not_run_again(parts: tuple) -> None:
+    """The same networks as if every module ran, for each single option and mixed plans."""
+    problem, evaluator, screen = parts
+    space, few = problem.space, screen.networks
+    alone = [space.plan({n: c - 1}) for n, c in space.parameters.items()]
+    compressor, inputs = evaluator.compressor, screen.calibration_inputs
+    reduced = bool(getattr(problem.target, "reduce_range", False))
+    plain = RoundedNetworks(compressor, problem.task.example, inputs, NORMALISE_EXAMPLES, reduced)
+    plain._replay.skip = lambda *_: {}
+    few.forget()
+    for plan in (*alone, *drawn(space, 3)):
+        with few.rounded(plan) as network, plain.rounded(plan) as want, torch.no_grad():
+            assert torch.equal(network(inputs), want(inputs)), str(plan)
 
 
 def test_screening_leaves_no_trace(parts: tuple) -> None:

@@ -69,6 +69,25 @@ def test_a_pass_is_not_repeated_and_anothers_is_not_used(problem, prepared):
     assert any("sensitivity-0123456789abcdef.jsonl is of another network" in s for s in said)
 
 
+def test_ctrl_c_ends_the_pass_at_the_next_option_and_it_goes_on_from_there(problem, tmp_path):
+    left = 5
+
+    def check():
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(problem, tmp_path, 1e9, lambda _: None, check)
+    (kept,) = tmp_path.glob("sensitivity-*.jsonl")
+    assert len(kept.read_text().splitlines()) == 1 + 5  # what a candidate costs, and five options
+    whole = prepare(problem, tmp_path, 1e9, lambda _: None)
+    assert (
+        sum(len(row) - 1 for row in whole.damage.values()) == len(kept.read_text().splitlines()) - 1
+    )
+
+
 def test_a_worker_screens_and_measures(problem, prepared):
     _, folder, _ = prepared
     evaluator = ScreeningEvaluator.from_job(problem.job.to_json(), str(folder))

@@ -19,6 +19,7 @@ from paretune.search.pool import Result
 from paretune.search.proposer import Proposer
 from paretune.search.samplers import make_sampler
 from paretune.search.scout import FIRST, Scout
+from paretune.search.window import Window
 from paretune.trackers.front_files import write_front_files
 from paretune.trackers.study import Study
 
@@ -107,7 +108,7 @@ def search(
         study = Study.create(folder, {"toy": 1}, name="toy", objectives=goals)
     for ask in study.asks():
         plan(ask.params)
-    scout = Scout(guidance, goals, (), plan, each, seed=1) if each else None
+    scout = Scout(guidance, goals, (), plan, each, seed=1, width=4) if each else None
     sampler = make_sampler(
         "guided", network.parameters, seed=1, guidance=guidance, objectives=goals
     )
@@ -230,6 +231,67 @@ def test_a_layer_that_is_dearer_than_predicted_is_left_alone(emulated, network, 
         with Study.open(folder) as study:
             shares.append(np.mean([a.params[name] > 0 for a in study.asks() if a.number >= 15]))
     assert shares[1] < 0.6 * shares[0], shares
+
+
+def test_a_resume_makes_no_plan_of_what_was_screened(emulated, network, guidance, tmp_path):
+    """There may be a hundred thousand of them."""
+    search(emulated, network, guidance, tmp_path, 14)
+    with Study.open(tmp_path) as study:
+        rows, made = study.screened(), []
+
+    def plan(genotype):
+        made.append(genotype)
+        return network.plan(genotype)
+
+    scout = Scout(guidance, emulated.OBJECTIVES, (), plan, 3, seed=1, width=4)
+    scout.begin({**network.values({}), "accuracy": emulated.ACCURACY})
+    scout.recall(rows)
+    for turn in range(14):
+        assert not scout.errands(turn)
+    assert scout.ready(13) and not made
+
+
+def test_the_plan_of_another_candidate_is_not_screened_again(emulated, network, guidance):
+    """Ranks that save nothing: genotypes that differ in them only make one plan; whether the first
+    was screened in this run or recorded in an earlier one."""
+
+    def plan(genotype):
+        return network.plan({n: k for n, k in genotype.items() if not n.startswith("rank:")})
+
+    runs = []
+    for recorded in ([], None):
+        scout = Scout(guidance, emulated.OBJECTIVES, (), plan, 8, seed=1)
+        scout.begin({**network.values({}), "accuracy": emulated.ACCURACY})
+        scout.recall(runs[0] if recorded is None else recorded)
+        rows, seen = [], []
+        for turn in range(12):
+            for errand in scout.errands(turn):
+                seen.append(errand.plan.fingerprint)
+                found = Evaluation(errand.plan, "screen", network.values(errand.params))
+                row = scout.add(errand, found, 0.1)
+                rows += [row] if turn < 6 else []
+        assert len(seen) == len(set(seen)), "screened twice"
+        if recorded is not None:
+            assert len(seen) < 8 * (FIRST + 11), "the case must have twins"
+        else:
+            before = {plan(row.params).fingerprint for row in runs[0]}
+            assert seen and not before & set(seen)
+        runs.append(rows)
+
+
+def test_a_scout_and_its_window_count_the_same_open_asks(emulated, network, guidance):
+    scout = Scout(guidance, emulated.OBJECTIVES, (), network.plan, 4, width=3)
+    sampler = make_sampler(
+        "guided",
+        network.parameters,
+        seed=1,
+        guidance=guidance,
+        objectives=emulated.OBJECTIVES,
+    )
+    proposer = Proposer(network, emulated.OBJECTIVES, [], sampler, 1, (), scout)
+    assert Window(proposer, 3, 10).width == 3
+    with pytest.raises(ValueError, match="3 open asks, the window has 4"):
+        Window(proposer, 4, 10)
 
 
 def screened_scout(emulated, network, guidance, turns=1):
