@@ -75,13 +75,15 @@ def resnet20(folder, server):
 
 
 @pytest.mark.parametrize("network", ["digits", pytest.param("resnet20", marks=pytest.mark.data)])
-def test_a_node_is_lost_and_the_front_is_delivered(network, cluster, job, server, tmp_path):
+def test_a_node_is_lost_and_the_front_is_delivered(network, cluster, server, request, tmp_path):
     """Four workers on two nodes, one node killed half-way: the exact budget, and a model from
     MLflow by a process that knows nothing but its address."""
     if network == "resnet20":
         if "PARETUNE_DATA" not in os.environ:
             pytest.skip("PARETUNE_DATA names no folder with CIFAR-10")
         job = resnet20(tmp_path, server)
+    else:
+        job = request.getfixturevalue("job")
     node = cluster.start_node(cpus=2)
     study, at = tmp_path / "study", ["--address", cluster.jobs]
     code, said, _ = paretune("submit", job, *at, "--out", study, folder=tmp_path)
@@ -170,7 +172,46 @@ def test_bad_input_is_one_line_at_once(cluster, job, tmp_path):
     assert max(times.values()) < 10, times
 
 
-def test_a_search_trains_on_the_cluster_and_stops_when_told(cluster, place, tmp_path):
+def test_a_job_is_followed_listed_and_stopped(cluster, job, tmp_path):
+    """`logs --follow` shows trials as they end and ends with the job; what was shown is kept."""
+    text = job.read_text().replace("[accuracy, size_bytes, latency_ms]", "[accuracy, size_bytes]")
+    path = job.parent / "endless.yaml"
+    path.write_text(text.replace("sampler: guided", "sampler: random").replace(": 4}", ": 1}"))
+    study, at = tmp_path / "study", ["--address", cluster.jobs]
+    code, said, _ = paretune("submit", path, *at, "--trials", 5000, "--out", study, folder=tmp_path)
+    assert code == 0, said
+    job_id = said.split()[0]
+    command = [sys.executable, "-m", "paretune.cli", "logs", job_id, "--follow", *at]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        try:
+            shown = ""
+            for shown in follower.stdout:
+                if "[3/5000]" in shown:
+                    break
+            assert "[3/5000]" in shown
+            _, said, _ = paretune("status", job_id, *at, folder=tmp_path)
+            assert said.startswith("RUNNING")
+            _, said, _ = paretune("list", *at, folder=tmp_path)
+            assert re.search(rf"^{job_id}  RUNNING .* {load_job(path).name}$", said, re.M), said
+            code, said, _ = paretune("stop", job_id, *at, folder=tmp_path)
+            assert (code, said) == (0, "stopping\n")
+            rest = follower.stdout.read()
+            assert follower.wait(60) == 0
+        finally:
+            follower.kill()
+    _, said, _ = paretune("status", job_id, *at, folder=tmp_path)
+    assert said.startswith("STOPPED")
+    _, said, _ = paretune("stop", job_id, *at, folder=tmp_path)
+    assert said == "it had ended\n"
+
+    from paretune.trackers.study import Study
+
+    seen = max(map(int, re.findall(r"\[(\d+)/5000\]", rest)), default=3)
+    with Study.open(study, write=True) as found:  # nobody holds it any more
+        assert len(found.rows("measure")) >= seen
+
+
+def test_a_search_trains_on_the_cluster(cluster, place, tmp_path):
     """From inside: recovery is work of the cluster; its weights come back to the study."""
     text = (place / "job.yaml").read_text().replace("[accuracy, size_bytes, latency_ms]", "OBJ")
     text = text.replace("OBJ", "[accuracy, size_bytes]").replace("workers: 4", "workers: 1")
