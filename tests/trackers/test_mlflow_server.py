@@ -81,7 +81,7 @@ def test_a_server_away_for_ten_minutes(tmp_path, server, recorded, monkeypatch):
     server.start()
     with recorded.new_study(tmp_path / "s") as study:
         projector = MlflowProjector(tmp_path / "s", {"uri": server.uri})
-        slowest, number = {"there": 0.0, "away": 0.0}, 0
+        took, number = {"there": [], "away": []}, 0
 
         def trials_for(seconds, when):
             nonlocal number
@@ -90,7 +90,7 @@ def test_a_server_away_for_ten_minutes(tmp_path, server, recorded, monkeypatch):
                 began = time.monotonic()
                 recorded.run_trial(study, number)
                 projector.notify(number)
-                slowest[when] = max(slowest[when], time.monotonic() - began)
+                took[when].append(round(time.monotonic() - began, 2))
                 number += 1
                 time.sleep(min(3.0, 8 / speed))
 
@@ -100,9 +100,9 @@ def test_a_server_away_for_ten_minutes(tmp_path, server, recorded, monkeypatch):
         server.start()
         trials_for(3, "there")
         assert projector.close(timeout=120) == ()
-        print(f"{number} trials, slowest {slowest}")
-        assert slowest["away"] < 5.0
+        print(f"seconds of each trial: {took}")
         assert numbers(server.uri, study.id) == list(range(number))
+        assert max(took["away"]) < 5.0
 
 
 @pytest.mark.slow
