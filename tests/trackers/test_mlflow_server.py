@@ -74,6 +74,8 @@ def test_a_server_away_for_ten_minutes(tmp_path, server, recorded, monkeypatch):
     """On a clock that runs 40 times as fast: the pauses between attempts are a fortieth, and so is
     the absence (15 s). Trials take as long as ever, nothing is missing or twice in the end.
     PARETUNE_CLOCK=1 takes the ten minutes."""
+    import optuna  # noqa: F401  (the study's 20th trial would wait seconds for it, not for MLflow)
+
     speed = float(os.environ.get("PARETUNE_CLOCK", 40))
     for name in ("_FIRST_PAUSE", "_LONGEST_PAUSE", "_PICTURES_EVERY"):
         usual = getattr(mlflow_tracker, name)
