@@ -17,7 +17,7 @@ from .ray_connection import check_listens, known_token
 WHERE = "--address"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-_ANSWER_S = 5.0
+_ANSWER_S = 8.0
 _LOOK_S = 60.0
 _STARTING_S = 60.0
 _MARK = "paretune-missing "
@@ -69,16 +69,25 @@ class Service:
         except Exception as error:
             raise self._refused(error) from None
 
-    def _asked(self, path: str) -> dict[str, Any]:
-        """What the cluster answers at ``path``."""
+    def _asked(self, path: str, method: str = "GET", body: Any = None) -> dict[str, Any]:
+        """What the cluster answers at ``path``. Ray's client is not imported for it."""
         import requests  # Ray's client uses it, too
 
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         try:
-            answer = requests.get(f"{self.address}{path}", headers=headers, timeout=_ANSWER_S)
+            answer = requests.request(
+                *(method, f"{self.address}{path}"),
+                json=body,
+                headers=headers,
+                timeout=_ANSWER_S if method == "GET" else _LOOK_S,
+            )
             if answer.status_code in (401, 403):
                 raise self._unwelcome()
-            answer.raise_for_status()
+            if not answer.ok:
+                raise EnvironmentFault(
+                    f"{self.address}{path}: {answer.status_code} "
+                    f"{' '.join(answer.text.split())[-300:]}"
+                )
             return dict(answer.json())
         except (requests.RequestException, ValueError, TypeError) as error:
             raise self._refused(error) from None
@@ -95,14 +104,24 @@ class Service:
         if not paths:
             return []
         command = f"python -c {shlex.quote(_LOOK)} {shlex.quote(json.dumps(paths))}"
-        job_id, end = self.submit(command, {}, {}), time.monotonic() + _LOOK_S
-        while (status := self.status(job_id)) not in ENDED and time.monotonic() < end:
+        end = time.monotonic() + _LOOK_S
+        while True:
+            try:
+                begun = self._asked("/api/jobs/", "POST", {"entrypoint": command})
+                break
+            except EnvironmentFault as error:  # it has just been started
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(1.0)
+        place, status = f"/api/jobs/{begun['submission_id']}", "PENDING"
+        while status not in ENDED and time.monotonic() < end:
             time.sleep(0.2)
-        text = self._client.get_job_logs(job_id)
-        if status in ENDED:
-            self._client.delete_job(job_id)
+            status = str(self._asked(place)["status"])
+        text = str(self._asked(f"{place}/logs").get("logs") or "")
+        if status not in ENDED:
+            self._asked(f"{place}/stop", "POST")
         else:
-            self.stop(job_id)
+            self._asked(place, "DELETE")
         for line in text.splitlines():
             if line.startswith(_MARK):
                 return [str(path) for path in json.loads(line.removeprefix(_MARK))]
