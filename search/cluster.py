@@ -13,11 +13,13 @@ from ..errors import EnvironmentFault
 from ..objectives.problem import Problem
 from ..tasks.cluster_section import ray_names
 from ..tasks.job import Job
+from ..tasks.task import Task
 from ..tasks.travel import pack_task
 from ..trackers.study import Study
 from .jobs import Workers
 from .luggage import pack_code
 from .on_device import needs_device, on_device
+from .preflight import check_cluster
 from .wheel import build_wheel
 
 EVALUATOR = "paretune.search.on_device:ClusterEvaluator.from_job"
@@ -35,20 +37,13 @@ class Cluster:
     """
 
     def __init__(self, address: str, job: Job) -> None:
-        from .ray_connection import check_resources, connect
+        from .ray_connection import connect
 
+        check_cluster(address, job)
         self._job, self._device = job, None
-        wanted = job.cluster
         with tempfile.TemporaryDirectory(prefix="paretune-cluster-") as scratch:
             self._code, runtime_env = _luggage(job, Path(scratch))
             connect(address, runtime_env)
-        try:
-            check_resources("cluster.resources", ray_names(wanted.resources), job.where)
-            if wanted.training:
-                check_resources("cluster.training", ray_names(wanted.training), job.where)
-        except BaseException:
-            self.close()
-            raise
 
     def begin(self, study: Study, problem: Problem) -> Problem:
         """Start what the workers share; the problem as the driver is to see it."""
@@ -58,7 +53,7 @@ class Cluster:
 
         self._study, self._problem = study, problem
         self._files = files_actor(study.folder)
-        self._shared = ray.put(_as_array(pack_task(problem.task)))
+        self._shared = _shared(problem.task)
         if not needs_device(problem):
             return problem
         from .ray_connection import check_resources
@@ -133,10 +128,15 @@ def _luggage(job: Job, scratch: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return code, {"working_dir": str(scratch / "code"), "py_modules": [str(wheel)]}
 
 
-def _as_array(content: bytes) -> Any:
+def _shared(task: Task) -> Any:
+    """The network and the decoded data in Ray's object store: one array of bytes."""
     import numpy as np
+    import ray
 
-    return np.frombuffer(content, dtype=np.uint8)
+    with tempfile.TemporaryDirectory(prefix="paretune-task-") as scratch:
+        path = Path(scratch) / "task.safetensors"
+        pack_task(task, path)
+        return ray.put(np.asarray(np.memmap(path, dtype=np.uint8, mode="r")))
 
 
 def _small_files(folder: Path) -> Mapping[str, bytes]:

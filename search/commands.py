@@ -92,11 +92,18 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only the result.")] = False,
 ) -> None:
     """Search for the front; an existing study folder is resumed."""
+    from ..tasks.job import load_job
+
+    checked = load_job(job)
+    if ray is not None:  # what follows imports torch
+        from .preflight import check_cluster
+
+        check_cluster(ray, checked)
     from .report import print_front
     from .run import Search
 
     run = Search(
-        job,
+        checked,
         out,
         trials=trials,
         timeout=timeout,

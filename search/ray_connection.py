@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -20,25 +21,13 @@ WHERE = "--ray"
 
 def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
     """Connect this process to the cluster at ``auto`` or ``host:port``; with Ray's token where one
-    is known here (RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token).
+    is known here (:func:`known_token`).
 
     runtime_env: what its workers get, as Ray takes it.
     """
-    if _token_known():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES)
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(WHERE, f"Ray is missing ({error})", "pip install 'ray[tune]'") from None
-    if "://" in address:
-        raise InputError(
-            WHERE,
-            f"{address!r} is no address of a cluster's head",
-            "name host:port from inside the cluster, or use `paretune submit` from outside",
-        )
-    address = _found(address)
-    check_listens(address, WHERE)
+    address = _ready(address)
+    import ray
+
     with _Overheard() as said:
         try:
             ray.init(
@@ -50,6 +39,56 @@ def connect(address: str, runtime_env: Mapping[str, Any] | None = None) -> None:
             )
         except Exception as error:
             raise InputError(WHERE, *_why(address, error, said.text())) from None
+
+
+def look(address: str) -> list[dict[str, float]]:
+    """The resources of each living node of the cluster at ``auto`` or ``host:port``.
+
+    Its head is asked, nothing is joined or started: a second, most of it Ray's import.
+    Raises InputError in one line: nothing listens, the token is refused, the versions differ.
+    """
+    address = _ready(address)
+    from ray import __version__
+    from ray._raylet import GcsClient
+
+    with _Overheard() as said:
+        try:
+            head = GcsClient(address=address)
+            about = head.internal_kv_get(b"CLUSTER_METADATA", b"cluster", timeout=REACH_S)
+            nodes = head.get_all_node_info(timeout=REACH_S).values()
+        except Exception as error:
+            raise InputError(WHERE, *_why(address, error, said.text())) from None
+    theirs = json.loads(about)["ray_version"] if about else __version__  # None: it is starting
+    if theirs != __version__:
+        raise InputError(
+            WHERE,
+            f"Ray versions differ: the cluster runs {theirs}, this is {__version__}",
+            f"pip install 'ray[tune]=={theirs}'",
+        )
+    return [dict(node.resources_total) for node in nodes if node.state == node.ALIVE]
+
+
+def _ready(address: str) -> str:
+    """``host:port`` of a head where something listens; Ray's settings are made."""
+    if "://" in address:
+        raise InputError(
+            WHERE,
+            f"{address!r} is no address of a cluster's head",
+            "name host:port from inside the cluster, or use `paretune submit` from outside",
+        )
+    if address != "auto":
+        check_listens(address, WHERE)  # before Ray is imported, which takes seconds
+    if known_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES)
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise InputError(WHERE, f"Ray is missing ({error})", "pip install 'ray[tune]'") from None
+    if address == "auto":
+        address = _found()
+        check_listens(address, WHERE)
+    return address
 
 
 class _Overheard:
@@ -75,10 +114,25 @@ class _Overheard:
         self._file.close()
 
 
-def _token_known() -> bool:
-    named = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    default = Path("~/.ray/auth_token").expanduser()
-    return any(os.environ.get(name) for name in named) or default.is_file()
+def known_token() -> str | None:
+    """The token for clusters that is known here, where Ray looks for it: RAY_AUTH_TOKEN, the file
+    that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token; None where there is none.
+
+    Raises InputError when the named file cannot be read.
+    """
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token.strip()
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named or "~/.ray/auth_token").expanduser()
+    try:
+        return path.read_text().strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        if not named:
+            return None
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise InputError(
+            "RAY_AUTH_TOKEN_PATH", f"{named!r} cannot be read ({why})", "name the token's file"
+        ) from None
 
 
 def check_listens(address: str, where: str) -> None:
@@ -140,10 +194,8 @@ def check_fits(
     )
 
 
-def _found(address: str) -> str:
+def _found() -> str:
     """The address of the cluster that ``auto`` means."""
-    if address != "auto":
-        return address
     from ray._private.services import canonicalize_bootstrap_address_or_die
 
     named = os.environ.get("RAY_ADDRESS", "")

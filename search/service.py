@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import EnvironmentFault, InputError
-from .ray_connection import check_listens
+from .ray_connection import check_listens, known_token
 
 WHERE = "--address"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-_PROBE_S = 60.0
+_ANSWER_S = 8.0
+_LOOK_S = 60.0
 _STARTING_S = 60.0
-_MARK = "paretune-probe "
-_PROBE = """
-import json, os, sys, ray
-ray.init(logging_level="ERROR", log_to_driver=False)
-nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-missing = [path for path in json.loads(sys.argv[1]) if not os.path.exists(path)]
-print({mark!r} + json.dumps({{"nodes": nodes, "missing": missing}}), flush=True)
-"""
+_MARK = "paretune-missing "
+_LOOK = (  # no import of Ray: it would take longer than all the rest
+    "import json, os, sys;"
+    f"print({_MARK!r} + json.dumps([p for p in json.loads(sys.argv[1]) if not os.path.exists(p)]))"
+)
 
 
 class Service:
@@ -42,43 +42,89 @@ class Service:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         check_listens(f"{parts.hostname}:{port}", WHERE)
         os.environ["RAY_AUTH_MODE"] = "token" if token else "disabled"
-        try:
-            import ray
-            from ray.job_submission import JobSubmissionClient
-        except ImportError as error:
-            raise InputError(
-                "submit", f"Ray's Jobs API is missing ({error})", "pip install 'paretune[cluster]'"
-            ) from None
-        try:
-            self._client = JobSubmissionClient(self.address)
-            theirs = self._client._do_request("GET", "/api/version").json()["ray_version"]
-        except Exception as error:
-            raise self._refused(error) from None
-        if theirs != ray.__version__:
+        self._token = known_token() if token else None
+        if token and self._token is None:
             raise InputError(
                 WHERE,
-                f"Ray versions differ: the cluster runs {theirs}, this is {ray.__version__}",
+                "no token for the cluster is known here",
+                "set RAY_AUTH_TOKEN_PATH to a file with it, or use --without-token",
+            )
+        theirs, ours = str(self._asked("/api/version").get("ray_version")), _own_version()
+        if theirs != ours:
+            raise InputError(
+                WHERE,
+                f"Ray versions differ: the cluster runs {theirs}, this is {ours}",
                 f"pip install 'ray[default]=={theirs}'",
             )
 
-    def probe(self, paths: list[str]) -> dict[str, Any]:
-        """``nodes`` (the resources of each) and ``missing`` (those of ``paths`` that the head does
-        not see), asked in a job of its own that leaves nothing behind."""
-        import shlex
+    @cached_property
+    def _client(self) -> Any:
+        """Ray's own client; what it would refuse was looked at before, without importing Ray."""
+        try:
+            from ray.job_submission import JobSubmissionClient
+        except ImportError as error:
+            raise _no_ray(error) from None
+        try:
+            return JobSubmissionClient(self.address)
+        except Exception as error:
+            raise self._refused(error) from None
 
-        code = _PROBE.format(mark=_MARK)
-        command = f"python -c {shlex.quote(code)} {shlex.quote(json.dumps(paths))}"
-        job_id, end = self.submit(command, {}, {}), time.monotonic() + _PROBE_S
-        while (status := self.status(job_id)) not in ENDED and time.monotonic() < end:
+    def _asked(self, path: str, method: str = "GET", body: Any = None) -> dict[str, Any]:
+        """What the cluster answers at ``path``. Ray's client is not imported for it."""
+        import requests  # Ray's client uses it, too
+
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        try:
+            answer = requests.request(
+                *(method, f"{self.address}{path}"),
+                json=body,
+                headers=headers,
+                timeout=_ANSWER_S if method == "GET" else _LOOK_S,
+            )
+            if answer.status_code in (401, 403):
+                raise self._unwelcome()
+            if not answer.ok:
+                raise EnvironmentFault(
+                    f"{self.address}{path}: {answer.status_code} "
+                    f"{' '.join(answer.text.split())[-300:]}"
+                )
+            return dict(answer.json())
+        except (requests.RequestException, ValueError, TypeError) as error:
+            raise self._refused(error) from None
+
+    def nodes(self) -> list[dict[str, float]]:
+        """The resources of each living node."""
+        data = self._asked("/api/v0/nodes?detail=true&limit=10000").get("data", {})
+        rows = data.get("result", {}).get("result", [])
+        return [row.get("resources_total") or {} for row in rows if row.get("state") == "ALIVE"]
+
+    def missing(self, paths: list[str]) -> list[str]:
+        """Those of ``paths`` that the head does not see, asked in a job of its own that leaves
+        nothing behind."""
+        if not paths:
+            return []
+        command = f"python -c {shlex.quote(_LOOK)} {shlex.quote(json.dumps(paths))}"
+        end = time.monotonic() + _LOOK_S
+        while True:
+            try:
+                begun = self._asked("/api/jobs/", "POST", {"entrypoint": command})
+                break
+            except EnvironmentFault as error:  # it has just been started
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(1.0)
+        place, status = f"/api/jobs/{begun['submission_id']}", "PENDING"
+        while status not in ENDED and time.monotonic() < end:
             time.sleep(0.2)
-        text = self._client.get_job_logs(job_id)
-        if status in ENDED:
-            self._client.delete_job(job_id)
+            status = str(self._asked(place)["status"])
+        text = str(self._asked(f"{place}/logs").get("logs") or "")
+        if status not in ENDED:
+            self._asked(f"{place}/stop", "POST")
         else:
-            self.stop(job_id)
+            self._asked(place, "DELETE")
         for line in text.splitlines():
             if line.startswith(_MARK):
-                return dict(json.loads(line.removeprefix(_MARK)))
+                return [str(path) for path in json.loads(line.removeprefix(_MARK))]
         raise EnvironmentFault(
             f"{self.address}: a first small job ended as {status}: "
             f"{' '.join(text.split())[-300:] or 'it printed nothing'}"
@@ -171,21 +217,33 @@ class Service:
             )
         return self._refused(error)
 
+    def _unwelcome(self) -> InputError:
+        return InputError(
+            WHERE,
+            f"{self.address} refuses the token",
+            "set RAY_AUTH_TOKEN_PATH to a file with the cluster's own token",
+        )
+
     def _refused(self, error: Exception) -> Exception:
         text, kind = " ".join(str(error).split()), type(error).__name__
-        if kind == "AuthenticationError" and "couldn't find" in text:
-            return InputError(
-                WHERE,
-                "no token for the cluster is known here",
-                "set RAY_AUTH_TOKEN_PATH to a file with it, or use --without-token",
-            )
-        if kind == "AuthenticationError" or "401" in text or "403" in text:
-            return InputError(
-                WHERE,
-                f"{self.address} refuses the token",
-                "set RAY_AUTH_TOKEN_PATH to a file with the cluster's own token",
-            )
+        if kind == "AuthenticationError":
+            return self._unwelcome()
         return EnvironmentFault(f"{self.address}: {text[:400]}")
+
+
+def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("ray")
+    except PackageNotFoundError as error:
+        raise _no_ray(error) from None
+
+
+def _no_ray(error: Exception) -> InputError:
+    return InputError(
+        "submit", f"Ray's Jobs API is missing ({error})", "pip install 'paretune[cluster]'"
+    )
 
 
 def _checked(address: str, plain_http: bool) -> str:

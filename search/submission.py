@@ -8,10 +8,9 @@ import tempfile
 from pathlib import Path
 
 from ..errors import InputError
-from ..tasks.cluster_section import ray_names
 from ..tasks.job import load_job
 from .luggage import JOB, pack
-from .ray_connection import check_fits
+from .preflight import check_room
 from .service import Service
 from .wheel import build_wheel
 
@@ -36,22 +35,17 @@ def submit_search(
         luggage, wheels = Path(scratch) / "job", Path(scratch) / "wheel"
         luggage.mkdir()
         wheels.mkdir()
-        stays = pack(path, luggage)
         service = Service(address, token, plain_http)
-        found = service.probe(sorted(set(stays.values())))
+        check_room(job, service.nodes())
+        stays = pack(path, luggage)
+        missing = service.missing(sorted(set(stays.values())))
         for key, named in stays.items():
-            if named in found["missing"]:
+            if named in missing:
                 raise InputError(
                     job.where(key),
                     f"the cluster does not see {named!r}",
                     "put it where the cluster's nodes see it, and name that path",
                 )
-        for section, resources in (
-            ("cluster.resources", job.cluster.resources),
-            ("cluster.training", job.cluster.training or {}),
-            ("cluster.device", job.cluster.device),
-        ):
-            check_fits(section, ray_names(resources), found["nodes"], job.where)
         command = _command(job.name, trials, workers, out)
         runtime_env = {"working_dir": str(luggage), "py_modules": [str(build_wheel(wheels))]}
         return service, service.submit(command, runtime_env, {"paretune": job.name})

@@ -16,12 +16,13 @@ from .task import Task
 _SPLITS = ("train", "search", "evaluate")
 
 
-def pack_task(task: Task) -> bytes:
-    """The network's tensors and, where the data are images, the three splits: safetensors.
+def pack_task(task: Task, path: Path) -> None:
+    """Write the network's tensors and, where the data are images, the three splits: safetensors.
 
-    Images that splits share are in it once. Data of other kinds stay with whoever loads them.
+    Images that splits share are in it once, and no copy of them is made in memory. Data of other
+    kinds stay with whoever loads them.
     """
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
     for name, value in task.network.state_dict().items():
@@ -40,7 +41,7 @@ def pack_task(task: Task) -> bytes:
                 tensors.setdefault(place, tensor.contiguous())
             stated = {"parts": parts, "mean": split.mean, "std": split.std}
             said["splits"][name] = stated
-    return bytes(save(tensors, {"task": json.dumps(said)}))
+    save_file(tensors, path, {"task": json.dumps(said)})
 
 
 def unpack_task(path: Path, network: nn.Module) -> tuple[Splits | None, str]:

@@ -102,7 +102,7 @@ class RayCluster:
 
     def _start(self, cpus, *arguments):
         """A node that is up: its ``ray start`` has said so."""
-        limits = ["--object-store-memory=100000000", "--disable-usage-stats"]
+        limits = ["--object-store-memory=300000000", "--disable-usage-stats"]
         here = ["--node-ip-address=127.0.0.1", f"--num-cpus={cpus}", "--block"]
         self.started += 1
         said = self.folder / f"log{self.started}"

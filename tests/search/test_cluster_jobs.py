@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from local_server import mlflow_server
+from local_server import free_port, mlflow_server
 
 from paretune.tasks.job import load_job
 
@@ -75,13 +76,15 @@ def resnet20(folder, server):
 
 
 @pytest.mark.parametrize("network", ["digits", pytest.param("resnet20", marks=pytest.mark.data)])
-def test_a_node_is_lost_and_the_front_is_delivered(network, cluster, job, server, tmp_path):
+def test_a_node_is_lost_and_the_front_is_delivered(network, cluster, server, request, tmp_path):
     """Four workers on two nodes, one node killed half-way: the exact budget, and a model from
     MLflow by a process that knows nothing but its address."""
     if network == "resnet20":
         if "PARETUNE_DATA" not in os.environ:
             pytest.skip("PARETUNE_DATA names no folder with CIFAR-10")
         job = resnet20(tmp_path, server)
+    else:
+        job = request.getfixturevalue("job")
     node = cluster.start_node(cpus=2)
     study, at = tmp_path / "study", ["--address", cluster.jobs]
     code, said, _ = paretune("submit", job, *at, "--out", study, folder=tmp_path)
@@ -135,42 +138,81 @@ def test_a_node_is_lost_and_the_front_is_delivered(network, cluster, job, server
 def test_bad_input_is_one_line_at_once(cluster, job, tmp_path):
     """Against the living cluster; each within 10 s and exit code 2."""
     text = job.read_text()
-    greedy = "cluster: {resources: {cpu: 1, gpu: 2}}\n"
-    unseen = text.replace("{kind: digits}", "{kind: imagefolder, train: /no/a, evaluate: /no/b}")
-    cases = {
-        "gpu: 2 GPU asked for, no node of the cluster has more than 0": text + greedy,
-        "the cluster does not see '/no/a'": unseen,
-    }
-    times = {}
-    for place, (message, changed) in enumerate(cases.items()):
-        path = job.parent / f"bad{place}.yaml"
-        path.write_text(changed)
-        code, said, times[message] = paretune(
-            "submit", path, "--address", cluster.jobs, folder=tmp_path
-        )
-        assert code == 2 and message in said and said.count("\n") == 1, said
-    code, said, times["search"] = paretune(
-        *("search", job.parent / "bad0.yaml", "--ray", cluster.address), folder=tmp_path
-    )
-    assert code == 2 and "2 GPU asked for" in said and said.count("\n") == 1, said
     wrong = tmp_path / "wrong"
     wrong.write_text("w" * 40)
+    wrong.chmod(0o600)
     other = {"RAY_AUTH_TOKEN_PATH": str(wrong)}
-    for name, command in {
-        "submit": ("submit", job, "--address", cluster.jobs),
-        "search": ("search", job, "--ray", cluster.address),
-    }.items():
-        code, said, times[f"token {name}"] = paretune(*command, folder=tmp_path, **other)
-        assert code == 2 and "refuses the token" in said and said.count("\n") == 1, said
-    code, said, times["unknown"] = paretune(
-        "status", "raysubmit_none", "--address", cluster.jobs, folder=tmp_path
+    jobs_at, ray_at = ["--address", cluster.jobs], ["--ray", cluster.address]
+    nowhere, silence = f"127.0.0.1:{free_port()}", "nothing listens at"
+    greedy, missing = "no node of the cluster has more than 0", "the cluster does not see '/no/a'"
+    gpu, unseen = job.parent / "gpu.yaml", job.parent / "unseen.yaml"
+    gpu.write_text(text + "cluster: {resources: {cpu: 1, gpu: 2}}\n")
+    unseen.write_text(
+        text.replace("{kind: digits}", "{kind: imagefolder, train: /no/a, evaluate: /no/b}")
     )
-    assert code == 2 and "knows no job 'raysubmit_none'" in said, said
-    print(json.dumps({name: round(seconds, 1) for name, seconds in times.items()}))
-    assert max(times.values()) < 10, times
+    cases = {
+        "submit nowhere": (["submit", job, "--address", f"http://{nowhere}"], {}, silence),
+        "search nowhere": (["search", job, "--ray", nowhere], {}, silence),
+        "submit token": (["submit", job, *jobs_at], other, "refuses the token"),
+        "search token": (["search", job, *ray_at], other, "refuses the token"),
+        "submit path": (["submit", unseen, *jobs_at], {}, missing),
+        "search path": (["search", unseen, *ray_at], {}, "'/no/a' does not exist here"),
+        "submit gpu": (["submit", gpu, *jobs_at], {}, greedy),
+        "search gpu": (["search", gpu, *ray_at], {}, greedy),
+        "unknown": (["status", "raysubmit_none", *jobs_at], {}, "knows no job 'raysubmit_none'"),
+    }
+    times = {}
+    for name, (command, settings, message) in cases.items():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code, said, seconds = paretune(*command, folder=tmp_path, **settings)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        times[name] = {"s": round(seconds, 1), "cpu_s": round(cpu, 1)}
+        assert code == 2 and message in said and said.count("\n") == 1, (name, said)
+    print(json.dumps(times), os.getloadavg())
+    assert max(time["s"] for time in times.values()) < 10, times
 
 
-def test_a_search_trains_on_the_cluster_and_stops_when_told(cluster, place, tmp_path):
+def test_a_job_is_followed_listed_and_stopped(cluster, job, tmp_path):
+    """`logs --follow` shows trials as they end and ends with the job; what was shown is kept."""
+    text = job.read_text().replace("[accuracy, size_bytes, latency_ms]", "[accuracy, size_bytes]")
+    path = job.parent / "endless.yaml"
+    path.write_text(text.replace("sampler: guided", "sampler: random").replace(": 4}", ": 1}"))
+    study, at = tmp_path / "study", ["--address", cluster.jobs]
+    code, said, _ = paretune("submit", path, *at, "--trials", 5000, "--out", study, folder=tmp_path)
+    assert code == 0, said
+    job_id = said.split()[0]
+    command = [sys.executable, "-m", "paretune.cli", "logs", job_id, "--follow", *at]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        try:
+            shown = ""
+            for shown in follower.stdout:
+                if "[3/5000]" in shown:
+                    break
+            assert "[3/5000]" in shown
+            _, said, _ = paretune("status", job_id, *at, folder=tmp_path)
+            assert said.startswith("RUNNING")
+            _, said, _ = paretune("list", *at, folder=tmp_path)
+            assert re.search(rf"^{job_id}  RUNNING .* {load_job(path).name}$", said, re.M), said
+            code, said, _ = paretune("stop", job_id, *at, folder=tmp_path)
+            assert (code, said) == (0, "stopping\n")
+            rest = follower.stdout.read()
+            assert follower.wait(60) == 0
+        finally:
+            follower.kill()
+    _, said, _ = paretune("status", job_id, *at, folder=tmp_path)
+    assert said.startswith("STOPPED")
+    _, said, _ = paretune("stop", job_id, *at, folder=tmp_path)
+    assert said == "it had ended\n"
+
+    from paretune.trackers.study import Study
+
+    seen = max(map(int, re.findall(r"\[(\d+)/5000\]", rest)), default=3)
+    with Study.open(study, write=True) as found:  # nobody holds it any more
+        assert len(found.rows("measure")) >= seen
+
+
+def test_a_search_trains_on_the_cluster(cluster, place, tmp_path):
     """From inside: recovery is work of the cluster; its weights come back to the study."""
     text = (place / "job.yaml").read_text().replace("[accuracy, size_bytes, latency_ms]", "OBJ")
     text = text.replace("OBJ", "[accuracy, size_bytes]").replace("workers: 4", "workers: 1")

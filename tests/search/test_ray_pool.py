@@ -165,3 +165,17 @@ def test_resources_that_no_node_has_are_refused_at_once(cluster):
     assert str(caught.value) == (
         "job.yaml:9: cluster.resources.gpu: 2 GPU asked for, no node of the cluster has more than 0"
     )
+
+
+@pytest.mark.slow
+def test_another_version_of_ray_is_refused_without_joining(cluster, monkeypatch):
+    import ray
+
+    from paretune.search.ray_connection import look
+
+    (node,) = look(cluster.address)
+    assert node["CPU"] == 3
+    theirs = ray.__version__
+    monkeypatch.setattr(ray, "__version__", "2.9.3")
+    with pytest.raises(InputError, match=f"the cluster runs {theirs}, this is 2.9.3; pip install"):
+        look(cluster.address)

@@ -1,6 +1,9 @@
 """Submitting to a cluster: addresses, tokens and versions that do not do, in one line, promptly."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,6 +94,87 @@ def test_a_refused_token_is_named_and_not_shown(answers, token, status):
         Service(answers.address)
     assert "refuses the token" in str(caught.value)
     assert token.read_text() not in str(caught.value)
+
+
+ALL = """
+import json, sys
+from paretune import cli
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["paretune", *words]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        heavy = sorted({"torch", "ray", "optuna", "pandas"} & set(sys.modules))
+        print(f"exit {ended.code} {heavy}", file=sys.stderr, flush=True)
+"""
+JOB = """\
+name: case
+task:
+  model: net.py:make
+  data: {kind: imagefolder, train: /no/train, evaluate: /no/val}
+objectives: [accuracy, size_bytes]
+"""
+
+
+def test_what_is_refused_waits_for_no_heavy_import(answers, token, tmp_path):
+    """Torch and Ray take many seconds; nobody who mistyped an address has to wait for them."""
+    (tmp_path / "net.py").write_text("def make(): ...\n")
+    (tmp_path / "unseen.yaml").write_text(JOB)
+    greedy = JOB.replace("imagefolder, train: /no/train, evaluate: /no/val", "digits")
+    (tmp_path / "greedy.yaml").write_text(f"{greedy}cluster: {{resources: {{gpu: 2}}}}\n")
+    nowhere = f"127.0.0.1:{free_port()}"
+    import importlib.metadata
+
+    node = {"state": "ALIVE", "resources_total": {"CPU": 8.0, "GPU": 1.0}}
+    dead = {"state": "DEAD", "resources_total": {"GPU": 4.0}}
+    answers.body = {
+        "ray_version": importlib.metadata.version("ray"),
+        "data": {"result": {"result": [node, dead]}},
+    }
+    cases = {
+        f"nothing listens at {nowhere}": ["search", "greedy.yaml", "--ray", nowhere],
+        "'/no/train' does not exist here": ["search", "unseen.yaml", "--ray", nowhere],
+        "--address: nothing listens": ["submit", "greedy.yaml", "--address", f"http://{nowhere}"],
+        "2 GPU asked for, no node of the cluster has more than 1": (
+            ["submit", "greedy.yaml", "--address", answers.address]
+        ),
+    }
+
+    def said(*all_words):
+        done = subprocess.run(
+            [sys.executable, "-c", ALL, json.dumps(all_words)],
+            **{"cwd": tmp_path, "env": dict(os.environ), "capture_output": True, "text": True},
+            timeout=120,
+        )
+        return done.stderr.splitlines()
+
+    lines = said(*cases.values())
+    assert len(lines) == 2 * len(cases), lines
+    for place, message in enumerate(cases):
+        assert message in lines[2 * place] and lines[2 * place + 1] == "exit 2 []", lines
+    answers.status = 403
+    lines = said(["status", "raysubmit_x", "--address", answers.address])
+    assert "refuses the token" in lines[0] and lines[1:] == ["exit 2 []"], lines
+
+
+def test_a_token_file_that_is_not_there_is_named(answers, token):
+    from paretune.search.service import Service
+
+    token.unlink()
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH: '.*' cannot be read"):
+        Service(answers.address)
+
+
+def test_no_token_at_all(answers, token, monkeypatch, tmp_path):
+    from paretune.search.service import Service
+
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    with pytest.raises(InputError, match="no token for the cluster is known here"):
+        Service(answers.address)
 
 
 def test_a_search_joins_only_what_listens():

@@ -1,10 +1,14 @@
 """A packed task is the task: same network, same examples, same fingerprint, nothing loaded anew."""
 
+import dataclasses
+import tracemalloc
+
 import pytest
 import torch
 
 from paretune.errors import InputError
 from paretune.tasks.load import load_task
+from paretune.tasks.split import ImageSplit
 from paretune.tasks.travel import pack_task
 
 DIGITS = {
@@ -21,7 +25,7 @@ def test_a_packed_task_equals_the_task(tmp_path):
     torch.manual_seed(1)
     task = load_task(DIGITS)
     path = tmp_path / "task.safetensors"
-    path.write_bytes(pack_task(task))
+    pack_task(task, path)
     torch.manual_seed(2)  # the network is built anew with other weights, then filled
     again = load_task(DIGITS, path)
     assert again.fingerprint == task.fingerprint
@@ -37,3 +41,19 @@ def test_a_packed_task_equals_the_task(tmp_path):
     wider = {**DIGITS["task"], "model_args": {**DIGITS["task"]["model_args"], "convs": 5}}
     with pytest.raises(InputError, match="the network built here is another than the packed one"):
         load_task({**DIGITS, "task": wider}, path)
+
+
+def test_packing_copies_no_images(tmp_path):
+    """What Python allocates meanwhile is a small part of what is written."""
+    images = torch.zeros(8192, 1, 32, 32, dtype=torch.uint8)
+    split = ImageSplit("train", images, torch.zeros(8192, dtype=torch.int64), [0.5], [0.5])
+    split.digest_rows()
+    task = dataclasses.replace(load_task(DIGITS), train=split, search=split, evaluate=split)
+    tracemalloc.start()
+    try:
+        pack_task(task, tmp_path / "task.safetensors")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "task.safetensors").stat().st_size > images.nbytes
+    assert peak < images.nbytes / 4
