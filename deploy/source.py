@@ -87,13 +87,13 @@ def open_source(
     if job is not None:
         raise InputError("--job", "a study folder has its job", "leave --job out")
     with Study.open(Path(text)) as study:
-        found = {rung: study.baseline_at(rung) for rung in ("measure", "confirm")}
+        bases = {rung: study.baseline_at(rung) for rung in ("measure", "confirm")}
         return Source(
             name=study.name,
             study_id=study.id,
             job=study.job,
             front=study.front(),
-            baseline={rung: e for rung, e in found.items() if e is not None},
+            baseline={rung: e for rung, e in bases.items() if e is not None},
             number=None,
             folder=Path(text),
             recovered={row.number: row.evaluation for row in study.rows("recover")},

@@ -6,7 +6,7 @@ Nothing is exported; see :mod:`paretune.operators.rounded_network` for what is k
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class Screen:
         lost = total = 0.0
         for slice_, base, want in self._slices:
             own, outputs = outputs[: len(slice_)], outputs[len(slice_) :]
-            value = self.task.score.measure(lambda _, own=own: own, slice_).values[name]
+            value = self.task.score.measure(_given(own), slice_).values[name]
             lost += (base - value) * slice_.share
             total += divergence(want, own) * slice_.share
         return {name: self._whole - lost, "divergence": total}
@@ -155,9 +155,14 @@ class Screen:
         for number, (places, share) in enumerate(_strata(margin, unsure, sure)):
             slice_ = _Slice(f"screen {number}", share, *task.search.take(places.numpy()))
             want = task.network_predict(slice_.inputs).clone()
-            value = task.score.measure(lambda _, want=want: want, slice_).values[name]
+            value = task.score.measure(_given(want), slice_).values[name]
             out.append((slice_, value, want))
         return whole, out
+
+
+def _given(outputs: Tensor) -> Callable[[Tensor], Tensor]:
+    """Predictions that are known already."""
+    return lambda _: outputs
 
 
 def _margin(outputs: Tensor) -> Tensor:

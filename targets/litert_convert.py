@@ -66,7 +66,7 @@ def by_weight(weights: dict[str, str]) -> Any:
 
     class ByWeight(pt2e.PT2EQuantizer):  # type: ignore[misc,name-defined]
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            chosen = chosen_nodes(model.graph, weights)
+            chosen: set[Any] = chosen_nodes(model.graph, weights)
             layers = {str(n.args[1].target) for n in chosen if n.target in WEIGHTED}
             for tensor, layer in weights.items():
                 if tensor not in layers:
