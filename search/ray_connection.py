@@ -49,7 +49,7 @@ def look(address: str) -> list[dict[str, float]]:
     """
     address = _ready(address)
     from ray import __version__
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub lacks it
 
     with _Overheard() as said:
         try:
