@@ -10,21 +10,20 @@ from .jobs import Workers
 class HeadStart:
     """Starts workers before anyone asks for them; ends them if no one ever does.
 
-    make: starts them. Loading a network and its data keeps a core busy for a while, so it must not
-    begin while anything is timed.
+    Loading a network and its data keeps a core busy for a while, so it must not begin while
+    anything is timed.
     """
 
-    def __init__(self, make: Callable[[], Workers]) -> None:
-        self._make = make
+    def __init__(self) -> None:
         self._made: Workers | None = None
 
-    def begin(self) -> None:
-        """Start them now."""
-        self._made = self._made or self._make()
+    def begin(self, make: Callable[[], Workers]) -> None:
+        """Start them now, by ``make``."""
+        self._made = self._made or make()
 
-    def take(self) -> Workers:
-        """The workers; from now on it is the caller who ends them."""
-        made, self._made = self._made or self._make(), None
+    def take(self, make: Callable[[], Workers]) -> Workers:
+        """Those that were started, or new ones; from now on it is the caller who ends them."""
+        made, self._made = self._made or make(), None
         return made
 
     def __enter__(self) -> HeadStart:

@@ -128,17 +128,19 @@ class Search:
             if workers < search.workers:
                 say(f"{search.workers} workers for {search.trials} trials: {workers} are started")
             window = self._window(study)
-            screening = search.sampler == "guided" and search.screen != 0
-            pool = stack.enter_context(HeadStart(lambda: self._pool(study, workers, screening)))
-            fresh = self._cluster is None and study.baseline is None
-            timed = pool.begin if fresh else lambda: None
+            early = stack.enter_context(HeadStart())
+
+            def timed() -> None:
+                if self._cluster is None and study.baseline is None:
+                    early.begin(lambda: self._pool(study, workers, search.screen != 0))
+
             proposer = make_proposer(self.job, study, problem, window, say, stop.check, timed)
             watchers += self._mlflow(study, stack, screen)
             driver = Driver(
                 study,
                 proposer,
                 space.identity,
-                pool.take,
+                lambda: early.take(lambda: self._pool(study, workers, proposer.scout is not None)),
                 Budget(
                     search.trials,
                     None

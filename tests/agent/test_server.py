@@ -212,7 +212,6 @@ def test_lengths_are_checked_before_a_byte_is_read(local: Local) -> None:
     assert local.ask("PUT", "/v1/models/" + "0" * 64, big)[0] == 413
 
 
-@pytest.mark.alone
 def test_slow_and_silent_clients_are_cut_off_and_others_served(local: Local) -> None:
     """No byte at all, a header without an end, a body drop by drop: none lasts, all are bounded."""
 

@@ -68,7 +68,6 @@ def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
     assert not features(table.shapes(space.identity))[12:].any()
 
 
-@pytest.mark.alone
 def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
     network, example, space, table = problem
     target = make_target("onnxruntime-cpu", {"seconds": 0.05})

@@ -16,16 +16,16 @@ class Counted:
 def test_workers_are_started_once_and_ended_by_whoever_has_them(monkeypatch):
     monkeypatch.setattr(Counted, "made", 0)
     monkeypatch.setattr(Counted, "closed", 0)
-    with HeadStart(Counted) as never:
+    with HeadStart() as never:
         assert never is not None
     assert (Counted.made, Counted.closed) == (0, 0)
-    with HeadStart(Counted) as begun:
-        begun.begin()
-        begun.begin()
+    with HeadStart() as begun:
+        begun.begin(Counted)
+        begun.begin(Counted)
     assert (Counted.made, Counted.closed) == (1, 1)  # nobody took them
-    with HeadStart(Counted) as taken:
-        taken.begin()
-        taken.take()
+    with HeadStart() as taken:
+        taken.begin(Counted)
+        taken.take(Counted)
         assert Counted.made == 2
-        taken.take()  # those of before are the caller's; these are new
+        taken.take(Counted)  # those of before are the caller's; these are new
     assert (Counted.made, Counted.closed) == (3, 1)

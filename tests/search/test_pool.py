@@ -100,7 +100,6 @@ def test_a_hang_leaves_no_child_and_order_is_kept(factory, plans):
         assert group(pid) == []
 
 
-@pytest.mark.alone
 def test_workers_share_the_load(factory, plans):
     with Pool(factory, {"sleep_s": 0.3}, workers=2) as pool:
         while sum(worker.ready for worker in pool._live) < 2:

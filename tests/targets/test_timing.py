@@ -181,7 +181,6 @@ def test_thread_and_collector_are_restored() -> None:
     assert allowed_cores() == before and gc.isenabled()
 
 
-@pytest.mark.alone
 def test_real_work_is_as_fast_as_itself() -> None:
     matrix = np.random.default_rng(0).standard_normal((120, 120))
     ratios = [compare(lambda: matrix @ matrix @ matrix, lambda: matrix @ matrix @ matrix).ratio]

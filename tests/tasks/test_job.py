@@ -64,7 +64,7 @@ def refusal(data: object) -> str:
 
 def test_defaults_are_filled_in() -> None:
     job = load_job(MINIMAL)
-    assert job.space.prune is True and job.space.rank is True and job.space.bits == (8, 32)
+    assert job.space.prune is True and job.space.rank is True and job.space.bits is None
     assert job.space.freeze is None
     assert job.objectives == ("accuracy", "size_bytes", "latency_ms")
     assert (job.search.trials, job.search.sampler, job.search.workers) == (100, "guided", 1)

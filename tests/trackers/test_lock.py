@@ -33,7 +33,6 @@ def holder(tmp_path, recorded):
     process.communicate()
 
 
-@pytest.mark.alone
 def test_a_second_driver_is_refused_at_once_and_told_who_holds_it(tmp_path, holder):
     started = time.monotonic()
     with pytest.raises(InputError, match=f"another search holds it: process {holder.pid} on "):
@@ -107,7 +106,6 @@ def test_one_who_looks_does_not_keep_a_driver_out(tmp_path):
             looker.join()
 
 
-@pytest.mark.alone
 def test_it_waits_as_long_as_it_is_told(tmp_path):
     with FileLock.take(tmp_path / "l", "test"):
         started = time.monotonic()

@@ -148,7 +148,6 @@ def test_a_slow_server_is_asked_for_a_run_once(clean_environment):
     assert [path.rpartition("/")[2] for path in asked] == ["create"]
 
 
-@pytest.mark.alone
 def test_a_server_that_is_away_delays_nothing(tmp_path, recorded, clean_environment):
     with recorded.new_study(tmp_path / "s") as study:
         uri = f"http://127.0.0.1:{free_port()}"

@@ -438,7 +438,6 @@ def test_a_push_between_two_pictures_writes_trials_only(tmp_path, uri, recorded)
         assert steps == {0, 1, 2, 4}
 
 
-@pytest.mark.alone
 def test_the_projector_rests_nineteen_times_as_long_as_it_works(tmp_path, recorded, monkeypatch):
     """Pushes of 0.3 s each, and always something new: after the first one at most one in 6 s."""
     pushes = []
