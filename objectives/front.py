@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, NothingMeetsError
 from .answers import nearest_miss
+from .contenders import worth_confirming
 from .dominance import costs, non_dominated
 from .evaluation import Evaluation
 from .expression import Expression, unmeasured
@@ -89,16 +90,28 @@ class ParetoFront:
         self._mark_ties()
 
     def _mark_front(self) -> None:
+        """Of those that were confirmed, the ones that no other confirmed one beats; of the others,
+        those that nothing beats on the search split."""
         eligible = [p for p in self.points if p.feasible and p.trusted]
         searched = costs([self._comparable(p) for p in eligible], self.objectives)
-        kept = [p for p, on in zip(eligible, non_dominated(searched), strict=True) if on]
-        again = [p for p in kept if p.rung == "confirm"]
+        kept = zip(eligible, non_dominated(searched), strict=True)
+        on_front = {p.number for p, on in kept if on and p.rung != "confirm"}
+        again = [p for p in eligible if p.rung == "confirm"]
         mask = non_dominated(costs([p.values for p in again], self.objectives))
-        beaten = {p.number for p, on in zip(again, mask, strict=True) if not on}
-        on_front = {p.number for p in kept} - beaten
+        on_front |= {p.number for p, on in zip(again, mask, strict=True) if on}
         self.points = tuple(
             replace(p, front=True) if p.number in on_front else p for p in self.points
         )
+
+    def unconfirmed(self) -> tuple[list[Point], list[Point]]:
+        """Points to measure again: of the front, and those that an error may have kept off it."""
+        found = {p.number: self._searched[p.number] for p in self.points if p.trusted}
+        if (met := self._condition) is not None:
+            found = {n: e for n, e in found.items() if met.holds(e.values)}
+        near = set(worth_confirming(found, self.objectives))
+        waiting = [p for p in self.points if p.rung != "confirm"]
+        on = [p for p in waiting if p.front]
+        return on, [p for p in waiting if p.number in near and not p.front]
 
     def _comparable(self, point: Point) -> Mapping[str, float]:
         """Search-split values; the confirmed ones stand in where an objective is missing there."""

@@ -22,16 +22,18 @@ class Unchanged:
 
 
 def confirm(
-    points: Sequence[Point],
+    front: Sequence[Point],
+    near: Sequence[Point],
     unchanged: Unchanged,
     study: Study,
     pool: Workers,
     results: Callable[[int], Iterator[Result]],
     emit: Callable[..., None],
 ) -> None:
-    """Measure ``points`` together, the uncompressed network first, and write them down.
+    """Measure points together, the uncompressed network first, and write them down.
 
-    Nothing is measured where the uncompressed network fails. Some points may fall off the front by
+    front: those of the front; near: those that an error may have kept off it. Nothing is measured
+    where the uncompressed network fails. Some points may fall off the front by
     it, and let others on: those are the caller's next round. results, emit: the driver's.
     """
 
@@ -40,7 +42,9 @@ def confirm(
             study.add(result.job_id, result.evaluation)
         emit("confirmed", result.job_id, result.evaluation, result.seconds)
 
-    emit("confirming", note=f"{len(points)} points of the front")
+    points = [*front, *near]
+    beside = f" and {len(near)} that an error may have kept off it" if near else ""
+    emit("confirming", note=f"{len(front)} points of the front{beside}")
     baseline = study.baseline_at("confirm")
     if baseline is None:
         pool.submit(BASELINE, unchanged.plan, "confirm", None, unchanged.artifact)

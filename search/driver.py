@@ -201,12 +201,12 @@ class Driver:
     def _confirm(self) -> None:
         """Measure the front again, together, on data that the search did not see."""
         for _ in range(_CONFIRM_ROUNDS):
-            points = [point for point in self._study.front() if point.rung != "confirm"]
-            if not points:
+            front, near = self._study.front().unconfirmed()
+            if not front and not near:
                 return
             artifact = self._baseline.artifact if self._baseline else None
             unchanged = Unchanged(self._identity, artifact)
-            confirm(points, unchanged, self._study, self._pool, self._results, self._emit)
+            confirm(front, near, unchanged, self._study, self._pool, self._results, self._emit)
 
     def recover_one(self, number: int) -> Ask:
         """Train one point of a finished search now, measure it and confirm it; its trial."""
