@@ -31,7 +31,8 @@ def test_workers_on_a_cluster(kills, cluster, tmp_path):
 
 
 def test_a_node_of_two(kills, tmp_path):
-    assert (outcome := kills.kill_nodes(tmp_path / "toy", 1, seed=4)).good, outcome
+    outcome = kills.kill_nodes(tmp_path / "toy", 1, seed=4)
+    assert outcome.good and outcome.kills == 1, outcome
 
 
 def test_the_head(kills, tmp_path):
