@@ -159,7 +159,7 @@ def _note(
     panel: Any, text: str, at: tuple[float, float], away: tuple[int, int], colour: str, side: str
 ) -> None:
     panel.annotate(
-        text, at, away, textcoords="offset points", fontsize=8, color=colour, ha=side,
+        text, at, away, textcoords="offset points", fontsize=8, color=colour, ha=side, zorder=9,
         arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6},
         bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75},
     )  # fmt: skip
