@@ -196,7 +196,7 @@ def _quiet(nncf: Any) -> Iterator[None]:
     """Without NNCF's messages and progress bars."""
     logger = logging.getLogger("nncf")
     former = logger.level
-    nncf.set_log_level(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # not nncf.set_log_level: that is for others' handlers too
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):

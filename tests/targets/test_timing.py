@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from paretune.errors import InputError
 from paretune.targets.cpu import allowed_cores
 from paretune.targets.speed_states import SpeedStates
-from paretune.targets.timing import Effort, compare, learn_states, undisturbed_ms
+from paretune.targets.timing import (
+    Effort,
+    compare,
+    compare_in_states,
+    learn_states,
+    undisturbed_ms,
+)
 
 
 class Machine:
@@ -108,6 +114,19 @@ def test_a_neighbour_that_slows_one_network_more_changes_nothing(seed: int) -> N
     timing = timed(machine, 0.6, states)
     assert not timing.unstable
     assert abs(timing.ratio / 0.6 - 1) <= 0.02
+
+
+def test_states_are_learned_again_for_something_else_and_where_none_fits() -> None:
+    machine = Machine([(1, 1)], [1])
+
+    def levels(baseline_ms: float, states: SpeedStates | None, of: str) -> SpeedStates:
+        calls = machine.call(0.6, 1), machine.call(baseline_ms, 0)
+        return compare_in_states(*calls, states, of=of, seconds=0.05, clock=machine.clock)[1]
+
+    first = levels(1.0, None, "a")
+    assert levels(1.05, first, "a") == first
+    assert levels(1.05, first, "b").levels_ms == pytest.approx((1.066,), rel=0.01)
+    assert levels(1.5, first, "a").levels_ms == pytest.approx((1.52,), rel=0.01)
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=400))
