@@ -93,16 +93,15 @@ class LatencyModel:
     def fit(cls, rows: np.ndarray, measured_ms: np.ndarray) -> LatencyModel:
         """From features (n, 14) and their measured milliseconds (n,): non-negative least squares of
         the relative error; each row is also predicted from the others."""
-        left_out = np.array(
-            [
-                _design(rows[i : i + 1]) @ _solve(np.delete(rows, i, 0), np.delete(measured_ms, i))
-                for i in range(len(rows))
-            ]
-        ).reshape(-1)
+        relative = _design(rows) / measured_ms[:, None]
+        scale = np.maximum(np.abs(relative).max(axis=0), 1e-12)  # of all rows, for all fits
+        left_out = measured_ms * [
+            relative[i] @ _solve(np.delete(relative, i, 0), scale) for i in range(len(rows))
+        ]
         error = float(np.mean(np.abs(left_out / measured_ms - 1)))
         varied = np.ptp(left_out) > 0 and np.ptp(measured_ms) > 0
         correlation = float(spearmanr(left_out, measured_ms).statistic) if varied else 0.0
-        return cls(_solve(rows, measured_ms), error, correlation, len(rows), 0.0)
+        return cls(_solve(relative, scale), error, correlation, len(rows), 0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; :meth:`from_json` reads it back equal."""
@@ -121,13 +120,11 @@ def _design(rows: np.ndarray) -> np.ndarray:
     return np.hstack([rows, np.ones((len(rows), 1))])
 
 
-def _solve(rows: np.ndarray, measured_ms: np.ndarray) -> np.ndarray:
-    weighted = _design(rows) / measured_ms[:, None]
-    scale = np.maximum(np.abs(weighted).max(axis=0), 1e-12)
-    ridge = 1e-3 * np.eye(weighted.shape[1])  # twins among the columns share
+def _solve(relative: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    ridge = 1e-2 * np.eye(len(scale))  # twins among the columns share
     found, _ = nnls(
-        np.vstack([weighted / scale, ridge]),
-        np.concatenate([np.ones(len(rows)), np.zeros(len(ridge))]),
+        np.vstack([relative / scale, ridge]),
+        np.concatenate([np.ones(len(relative)), np.zeros(len(scale))]),
     )
     return np.asarray(found / scale, dtype=np.float64)
 

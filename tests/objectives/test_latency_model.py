@@ -45,6 +45,19 @@ def test_a_linear_law_is_found_again(problem) -> None:
         assert model.latency_ms(plan, table.shapes(plan)) == pytest.approx(expected, rel=0.03)
 
 
+def test_one_plan_unlike_all_others_does_not_spoil_what_is_said_of_them() -> None:
+    """The others have next to nothing of what it is made of: of that their noise tells nothing."""
+    errors = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        rows = rng.uniform(0, 1, (18, 14))
+        rows[:, 5] *= 0.001
+        rows[7, 5] = 1.0
+        truth = (rows.sum(axis=1) + 2) * rng.normal(1, 0.1, 18)
+        errors.append(LatencyModel.fit(rows, truth).error)
+    assert max(errors) < 0.4, errors
+
+
 def test_features_add_up_to_the_plans_multiply_accumulates(problem) -> None:
     *_, space, table = problem
     for plan in (space.identity, *calibration_plans(space)):
