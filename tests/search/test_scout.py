@@ -207,6 +207,7 @@ def test_what_only_a_measurement_tells_may_be_an_objective(
     assert min(v["size_bytes"] for v in values) < 0.5 * guidance.base["size_bytes"]
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_dearer_than_predicted_is_left_alone(emulated, network, guidance, tmp_path):
     """The table believes that one layer's cheapest form is cheap; measured, it costs half again. A
     search that learns from its trials stops paying for it."""

@@ -75,10 +75,6 @@ def killed_again_and_again(recorded, tmp_path, kills, seed):
         assert study.in_flight() == []
 
 
-def test_two_kills(recorded, tmp_path):
-    killed_again_and_again(recorded, tmp_path, kills=2, seed=1)
-
-
 @pytest.mark.slow
 def test_twenty_kills(recorded, tmp_path):
     killed_again_and_again(recorded, tmp_path, kills=20, seed=2)
