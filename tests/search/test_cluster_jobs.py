@@ -17,7 +17,7 @@ from paretune.errors import ParetuneError
 from paretune.tasks.job import load_job
 
 pytestmark = pytest.mark.slow
-TRIALS = {"digits": 24, "resnet20": 12}  # of a search; a node takes most of a minute to join in
+TRIALS = {"digits": 24, "resnet20": 16}  # of a search; a node takes most of a minute to join in
 MOST_S = 3600  # then a search counts as endless, however busy this machine is
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10_resnet20.yaml"
 
