@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -85,7 +86,14 @@ class Bundles:
 
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         trains = PLAN in config and json.loads(config[PLAN])[0]["rung"] == "recover"
-        return tune.PlacementGroupFactory([dict(self.training if trains else self.resources)])
+        return _held(tuple((self.training if trains else self.resources).items()))
+
+
+@functools.cache
+def _held(resources: tuple[tuple[str, float], ...]) -> tune.PlacementGroupFactory:
+    """One object for all trials of a kind: Tune compares them many times a trial, dearly unless
+    they are the same."""
+    return tune.PlacementGroupFactory([dict(resources)])
 
 
 class _OfSource:

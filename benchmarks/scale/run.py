@@ -4,7 +4,8 @@
 
 The study, the proposer, the window and the loop are the real ones; evaluations are recorded values
 of an emulated network and workers are times on a clock (simulated.py), so that what is measured is
-the driver alone. Prints a table and writes it as JSON to --out.
+the driver alone. Prints a table and writes it as JSON to --out. ``--folder DIR`` keeps the study;
+the same command with a study there measures the resume alone.
 """
 
 from __future__ import annotations
@@ -136,16 +137,35 @@ def main() -> None:
     parser.add_argument("--screen", type=int, default=0, help="candidates screened a trial")
     parser.add_argument("--blocks", type=int, default=12, help="of the emulated network")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--folder", type=Path, help="keep the study here; one that is here goes on")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="paretune-scale-"))
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="paretune-scale-"))
+    report: dict[str, Any] = {
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "sampler": options.sampler,
+        "screened_a_trial": options.screen,
+        "workers": options.workers,
+        "trials": options.trials,
+    }
     try:
-        whole = search(folder, options.trials, options)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        size = (folder / "study.db").stat().st_size
+        if not (folder / "study.db").exists():
+            report |= described(search(folder, options.trials, options))
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            report |= {"driver_peak_mib": memory}
+            report |= {"study_mib": (folder / "study.db").stat().st_size / 2**20}
+            show(report)
         again = search(folder, options.trials + 1, options)
-        resume_s = again["marks"].first - again["begin"]
+        report["resume_s"] = again["marks"].first - again["begin"]
+        print(f"{'resume_s':>16} {report['resume_s']:11.2f}")
     finally:
-        shutil.rmtree(folder)
+        if options.folder is None:
+            shutil.rmtree(folder)
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def described(whole: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one run, in blocks of a thousand trials."""
     wall, cpu = whole["marks"].wall, whole["marks"].cpu
     asks = whole["proposer"].ask_s
     block = min(1000, max(1, len(wall) // 4))
@@ -162,37 +182,24 @@ def main() -> None:
                 "tell_ms": _median_ms(whole["proposer"].tell_s[start : start + block]),
             }
         )
-    report = {
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "sampler": options.sampler,
-        "screened_a_trial": options.screen,
+    return {
         "parameters": whole["parameters"],
-        "workers": options.workers,
-        "trials": options.trials,
         "total_s": whole["total_s"] - whole["emulation_s"],
         "last_over_first": blocks[-1]["ms_a_trial"] / blocks[0]["ms_a_trial"],
         "the_same_in_cpu": blocks[-1]["cpu_ms_a_trial"] / blocks[0]["cpu_ms_a_trial"],
-        "driver_peak_mib": memory,
-        "study_mib": size / 2**20,
-        "resume_s": resume_s,
         "blocks": blocks,
     }
+
+
+def show(report: dict[str, Any]) -> None:
+    """The figures as text."""
     print(f"{'trials':>16} {'ms a trial':>11} {'CPU ms':>8} {'ask ms':>8} {'tell ms':>8}")
-    for row in blocks:
+    for row in report["blocks"]:
         span = f"{row['trials'][0]}-{row['trials'][1] - 1}"
         cells = (row["cpu_ms_a_trial"], row["ask_ms"], row["tell_ms"])
         print(f"{span:>16} {row['ms_a_trial']:11.2f}", *(f"{cell:8.2f}" for cell in cells))
-    for key in (
-        "last_over_first",
-        "the_same_in_cpu",
-        "driver_peak_mib",
-        "study_mib",
-        "resume_s",
-        "total_s",
-    ):
-        print(f"{key:>16} {report[key]:11.2f}")
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for key in ("last_over_first", "the_same_in_cpu", "driver_peak_mib", "study_mib", "total_s"):
+        print(f"{key:>16} {report[key]:11.2f}", flush=True)
 
 
 if __name__ == "__main__":
