@@ -5,13 +5,20 @@ import struct
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from small_front import search
 
 from paretune.errors import EnvironmentFault, InputError
 from paretune.objectives.answers import conclusion
+from paretune.objectives.expression import Expression
+from paretune.objectives.figure import views
 from paretune.objectives.front import ParetoFront
-from paretune.objectives.size_classes import MOST, class_of, size_classes
-from paretune.objectives.static_figure import picture, write_picture
+from paretune.objectives.look import NIGHT
+from paretune.objectives.page import page_file
+from paretune.objectives.size_classes import MOST, VIRIDIS, class_of, size_classes
+from paretune.objectives.static_figure import _draw, picture, write_picture
 
 POINTS = [(0.9 - 0.004 * i, 1.0 - 0.1 * i, 2.0 - 0.15 * i) for i in range(1, 9)]
 
@@ -41,6 +48,24 @@ def test_it_is_drawn_with_what_there_is() -> None:
         assert picture(front, "svg").startswith(b"<?xml")
 
 
+def test_a_label_covers_no_point_of_the_front() -> None:
+    """Points as close as those of a real search; measured in the picture as it is drawn."""
+    accuracies = (0.914, 0.9125, 0.911, 0.911, 0.91, 0.908, 0.908, 0.9045, 0.9, 0.919, 0.915, 0.913)
+    times = (1.26, 1.176, 1.236, 1.2, 1.172, 1.204, 1.16, 1.12, 1.26, 1.23, 1.204, 1.228)
+    points = [(a, 0.5 + 0.2 * t, t) for a, t in zip(accuracies, times, strict=True)]
+    figure = Figure(figsize=(9.6, 4.3), dpi=160, layout="constrained")
+    front = search(points, error=0.0045)
+    _draw(figure, front)
+    FigureCanvasAgg(figure).draw()
+    for panel, axis in zip(figure.axes, views(front), strict=True):
+        (note,) = [t for t in panel.texts if t.get_text().startswith("trial")]
+        words = Text.get_window_extent(note)  # without the line to the point
+        for p in front:
+            at = axis.at(p.values[axis.name]), 100 * p.values["accuracy"]
+            x, y = panel.transData.transform(at)
+            assert not words.contains(x, y), (axis.name, p.number)
+
+
 def test_what_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'front.gif' is no png or svg"):
         write_picture(tmp_path / "front.gif", search(POINTS))
@@ -56,3 +81,30 @@ def test_size_classes_are_few_apart_and_hold_every_point() -> None:
     assert all(class_of(wide, p, classes) is not None for p in wide.points)
     close = size_classes(search([(0.8, 0.23, 1.0), (0.81, 0.25, 1.0)]))
     assert [c.label for c in close] == ["0.2–0.3×"]  # a few per cent are no difference in colour
+
+
+def test_what_can_stand_on_no_front_has_no_class() -> None:
+    front = search([(0.8, 0.23, 1.0), (0.5, 0.07, 0.9)])
+    limited = ParetoFront(
+        [(p.number, p.evaluation) for p in front.points],
+        front.objectives,
+        (Expression.parse("accuracy >= 0.7"),),
+        front.baseline,
+    )
+    assert [c.label for c in size_classes(limited)] == ["0.2–0.3×"]
+
+
+@pytest.mark.parametrize("colours", VIRIDIS.values(), ids=len)
+def test_on_a_dark_page_signs_stand_out_and_apart(colours: tuple[str, ...]) -> None:
+    """WCAG 2.2's contrast of graphics (1.4.11), against the dark page of page.css."""
+    page = re.findall(r"--page: (#[0-9a-f]{6})", page_file("page.css"))[1]
+    drawn = [NIGHT.get(colour, colour) for colour in colours]
+    assert len(set(drawn)) == len(drawn)
+    assert min((light(c) + 0.05) / (light(page) + 0.05) for c in drawn) >= 3
+
+
+def light(colour: str) -> float:
+    """Relative luminance of sRGB, as WCAG defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
