@@ -81,7 +81,7 @@ def _signs(a: Point, b: Point, name: str, maximize: bool) -> int | None:
 
 def _difference(name: str, a: Point, b: Point) -> Difference:
     x, y = a.values[name], b.values[name]
-    error = math.hypot(a.errors.get(name, 0.0), b.errors.get(name, 0.0))
+    error = _error(name, a, b)
     known = quantity_name(name)
     apart = abs(x - y) > (TIE_ERRORS * error or TIE_SHARE * max(abs(x), abs(y)))
     if known is None or not apart:
@@ -89,6 +89,14 @@ def _difference(name: str, a: Point, b: Point) -> Difference:
     higher = "A" if x > y else "B"
     lower = "B" if higher == "A" else "A"
     return Difference(name, x, y, error, higher if QUANTITIES[known].maximize else lower)
+
+
+def _error(name: str, a: Point, b: Point) -> float:
+    """One standard error of a difference. Scores of the same examples are paired: each point's
+    against the baseline's, so that the errors of what was lost bound that of the difference."""
+    error = math.hypot(a.errors.get(name, 0.0), b.errors.get(name, 0.0))
+    paired = [p.errors.get("accuracy_drop", 0.0) for p in (a, b)]
+    return min(error, math.hypot(*paired)) if name == "accuracy" and all(paired) else error
 
 
 def _plan_differences(a: CompressionPlan, b: CompressionPlan) -> tuple[tuple[str, str, str], ...]:

@@ -10,6 +10,11 @@ ACCENT = "#d1495b"  # apart from the colour scale for every kind of colour visio
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # Okabe and Ito's
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 CLEAR = "rgba(0,0,0,0)"
+CARD = "#ffffff"  # under the text that appears over a point
+NIGHT = {  # what is lost on a dark page, and what is drawn there instead; apart for every eye
+    INK: "#c9d1d9", CARD: "#161b22", BLUE: "#56B4E9",
+    "#440154": "#cf9cff", "#443983": "#9d8ff0", "#3b528b": "#5f74d6", "#31688e": "#3f7fb5",
+}  # fmt: skip
 
 
 def style(figure: Any, height: int) -> None:
@@ -21,7 +26,12 @@ def style(figure: Any, height: int) -> None:
         paper_bgcolor=CLEAR,
         plot_bgcolor=CLEAR,
         font={"family": FONT, "size": 13, "color": INK},
-        hoverlabel={"align": "left", "font": {"family": FONT, "size": 12.5}},
+        hoverlabel={
+            "align": "left",
+            "bgcolor": CARD,
+            "bordercolor": GREY,
+            "font": {"family": FONT, "size": 12.5, "color": INK},
+        },
         hovermode="closest",
         modebar={"bgcolor": CLEAR, "color": "rgba(125,133,144,0.6)", "activecolor": BLUE},
     )

@@ -4,20 +4,15 @@ const FIGURES = JSON.parse(document.getElementById('figures').textContent);
 const CONFIG = {displaylogo: false, responsive: true,
   modeBarButtonsToRemove: ['lasso2d', 'zoomIn2d', 'zoomOut2d', 'sendDataToCloud']};
 const dark = matchMedia('(prefers-color-scheme: dark)');
-const INK = {light: '#4a525c', dark: '#c9d1d9'};
+const NIGHT = JSON.parse(document.getElementById('night').textContent);
 const plots = [];
 const linked = [];
+let chosen = null;
 
-function colours(plot) {
-  const ink = dark.matches ? INK.dark : INK.light;
-  const change = {'font.color': ink};
-  (plot.layout.annotations || []).forEach((note, i) => {
-    if (note.font && Object.values(INK).includes(note.font.color)) {
-      change['annotations[' + i + '].font.color'] = ink;
-      change['annotations[' + i + '].arrowcolor'] = ink;
-    }
-  });
-  Plotly.relayout(plot, change);
+// A figure in the colours of the page, light or dark.
+function dressed(id) {
+  return JSON.parse(JSON.stringify(FIGURES[id]),
+    (_, value) => (dark.matches && typeof value === 'string' && NIGHT[value]) || value);
 }
 
 function places(plot, number) {
@@ -39,6 +34,7 @@ function ring(plot, number) {
 }
 
 function choose(number, scroll) {
+  chosen = number;
   linked.forEach(plot => ring(plot, number));
   document.querySelectorAll('tr.found').forEach(row => row.classList.remove('found'));
   const row = document.getElementById('trial-' + number);
@@ -84,11 +80,10 @@ function link(plot) {
   plot.on('plotly_deselect', () => select(null));
 }
 
-Promise.all(Object.entries(FIGURES).map(([id, figure]) =>
-  Plotly.newPlot(id, figure.data, figure.layout,
-    {...CONFIG, displayModeBar: id.startsWith('view-') ? 'hover' : false}).then(plot => {
+Promise.all(Object.keys(FIGURES).map(id =>
+  Plotly.newPlot(id, {...dressed(id),
+    config: {...CONFIG, displayModeBar: id.startsWith('view-') ? 'hover' : false}}).then(plot => {
     plots.push(plot);
-    if (dark.matches) colours(plot);
     if (id.startsWith('view-')) link(plot);
   }))).then(() => {
     const list = document.getElementById('choose');
@@ -99,4 +94,7 @@ Promise.all(Object.entries(FIGURES).map(([id, figure]) =>
       row.addEventListener('click', () => choose(Number(row.id.slice(6)), false)));
     document.body.dataset.drawn = 'yes';
   });
-dark.addEventListener('change', () => plots.forEach(colours));
+dark.addEventListener('change', () =>
+  Promise.all(plots.map(plot => Plotly.react(plot, dressed(plot.id)))).then(() => {
+    if (chosen !== null) choose(chosen, false);
+  }));

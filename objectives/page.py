@@ -16,7 +16,7 @@ from .growth import growth_figure, growth_title
 from .knobs import Knobs
 from .knobs_figure import knobs_figure
 from .layers_table import layers_table, layers_title
-from .look import ACCENT
+from .look import ACCENT, NIGHT
 from .page_tables import answers_table, front_table
 from .panel import view_title
 from .size_classes import size_classes
@@ -73,6 +73,7 @@ def front_page(
 <footer>{_footer(front)}</footer>
 </main>
 <script type="application/json" id="figures">{_json(figures)}</script>
+<script type="application/json" id="night">{json.dumps(NIGHT)}</script>
 <script>{page_file("page.js")}</script>
 </body>
 </html>
@@ -115,7 +116,7 @@ def _views(front: ParetoFront) -> str:
         for axis in views(front)
     )
     signs = [
-        f'<span><b style="color:{kind.colour}">{kind.sign}</b>{kind.label}</span>'
+        f'<span><b style="{_colour(kind.colour)}">{kind.sign}</b>{kind.label}</span>'
         for kind in size_classes(front)
     ]
     legend = ["<span>File size over the baseline’s:</span>", *signs] if signs else []
@@ -133,6 +134,11 @@ def _views(front: ParetoFront) -> str:
 <p class="note">{below}{escape(_splits(front))}{escape(_outside(front))}
 <span class="hands">Hover for a plan, click to see its layers, drag to zoom.</span></p>
 {_targets(front)}</section>"""
+
+
+def _colour(day: str) -> str:
+    """A colour of the pictures as CSS, on light pages and on dark ones."""
+    return f"color:{day};color:light-dark({day},{NIGHT.get(day, day)})"
 
 
 def _splits(front: ParetoFront) -> str:

@@ -51,11 +51,14 @@ class SizeClass:
 
 
 def size_classes(front: ParetoFront) -> list[SizeClass]:
-    """At most five classes on a fixed ladder that hold every measured point, small to large.
+    """At most five classes on a fixed ladder that hold every point drawn in colour, small to large.
 
     Sizes that hardly differ share a class: colour never blows up a difference of a few per cent.
+    Points that cannot stand on the front are grey crosses and have no class of their own.
     """
-    shares = [s for p in front.points if (s := ratio(front, p, "size_bytes")) is not None]
+    drawn = [p for p in front.points if p.front or (p.feasible and p.trusted)]
+    drawn = [p for p in drawn if p.number != front.baseline_number]
+    shares = [s for p in drawn if (s := ratio(front, p, "size_bytes")) is not None]
     bounds = [0.0, *LADDER, float("inf")]
     while True:
         steps = sorted({bisect_right(bounds, share) for share in shares})

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import EnvironmentFault, InputError
 from .answers import answer, conclusion
@@ -24,6 +27,14 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v"}
 _INCHES, _DPI = (9.6, 4.3), 160
+_AROUND = tuple(
+    (along, up)
+    for up in (24, 40, -24, -40, 4, 60)
+    for along in (-30, 30, -50, 50, 0)
+    if up != 4 or along
+)  # where a label may stand, the first of the best is taken
+
+Spot = tuple[float, float]
 
 
 def write_picture(path: str | Path, front: ParetoFront) -> None:
@@ -72,8 +83,8 @@ def _draw(figure: Any, front: ParetoFront) -> None:
     room = high - low
     classes = size_classes(front)
     for panel, axis in zip(panels, axes, strict=False):
-        _panel(panel, front, axis, classes)
         panel.set_ylim(100 * (low - 0.04 * room), 100 * (high + 0.12 * room))
+        _panel(panel, front, axis, classes)
     panels[0].set_ylabel(f"{label(front.score)}, %", color=INK)
     _legend(figure, front, classes)
 
@@ -125,11 +136,6 @@ def _panel(panel: Any, front: ParetoFront, axis: Axis, classes: list[SizeClass])
         left = _along(axis, x) < 0.3
         _note(panel, words, (x, y), (8 if left else -8, -26), ACCENT, "left" if left else "right")
     _excluded(panel, front, axis)
-    found = answer(front, axis.name)
-    if found is not None:
-        at = place(found.point)
-        away = 30 if _along(axis, at[0]) < 0.15 else -30
-        _note(panel, f"trial {found.point.number}", at, (away, 24), INK, "center")
     panel.set_title(view_title(front, axis), loc="left", fontsize=9.5, color=INK)
     panel.set_xlabel(axis.title, color=INK)
     if axis.logarithmic:
@@ -143,6 +149,15 @@ def _panel(panel: Any, front: ParetoFront, axis: Axis, classes: list[SizeClass])
         panel.set_xlim(axis.low / 1.07, axis.high * 1.07)
     else:
         panel.set_xlim(*axis.settings()["range"])
+    found = answer(front, axis.name)
+    if found is not None:
+        words, bars = f"trial {found.point.number}", []
+        for p in shown:
+            (x, y), error = place(p), p.errors if p.front else {}
+            dx, dy = axis.at(error.get(axis.name, 0.0)), 100 * error.get(score, 0.0)
+            bars.append(((x - dx, y - dy), (x, y), (x + dx, y + dy)))
+        at = place(found.point)
+        _note(panel, words, at, _free(panel, at, words, bars), INK, "center")
     panel.grid(color=GREY, alpha=0.18, lw=0.6)
     panel.spines[["top", "right"]].set_visible(False)
     panel.spines[["left", "bottom"]].set_color(GREY)
@@ -155,11 +170,44 @@ def _along(axis: Axis, x: float) -> float:
     return (axis.position(x) - ends[0]) / max(ends[1] - ends[0], 1e-12)
 
 
+def _free(panel: Any, at: Spot, words: str, bars: Sequence[tuple[Spot, Spot, Spot]]) -> Spot:
+    """Where beside a point its label covers least: points from it, along and up.
+
+    bars: of every sign the lower left end of its error bars, its middle, the upper right end. The
+    panel's limits must be set; its size is nearly what the layout will give it.
+    """
+    width, height = panel.figure.get_size_inches()
+    columns = panel.get_subplotspec().get_gridspec().ncols
+    size = 72 * np.array([0.88 * width / columns, 0.72 * height])
+    places = panel.transScale + panel.transLimits
+    lows, spots, highs = (size * places.transform([b[i] for b in bars]) for i in range(3))
+    half = np.array([1.8 * len(words) + 3, 7.0])
+    start = size * places.transform(at)
+
+    def covered(away: Spot) -> int:
+        middle = start + away
+        outside = bool(np.any(middle < half) or np.any(middle > size - half))
+        signs = np.all(np.abs(spots - middle) < half + 4, axis=1)
+        upright = (np.abs(spots - middle)[:, 0] < half[0]) & (
+            (lows[:, 1] < middle[1] + half[1]) & (highs[:, 1] > middle[1] - half[1])
+        )
+        level = (np.abs(spots - middle)[:, 1] < half[1]) & (
+            (lows[:, 0] < middle[0] + half[0]) & (highs[:, 0] > middle[0] - half[0])
+        )
+        along = np.clip((spots - start) @ away / np.dot(away, away), 0, 1)  # nearest on the line
+        aside = np.linalg.norm(spots - start - along[:, None] * away, axis=1)
+        struck = (aside < 7) & (along > 0)
+        return int(1000 * outside + 20 * (signs | struck).sum() + upright.sum() + level.sum())
+
+    return min(_AROUND, key=covered)
+
+
 def _note(
     panel: Any, text: str, at: tuple[float, float], away: tuple[int, int], colour: str, side: str
 ) -> None:
     panel.annotate(
         text, at, away, textcoords="offset points", fontsize=8, color=colour, ha=side, zorder=9,
+        va="center",
         arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6},
         bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75},
     )  # fmt: skip
@@ -167,8 +215,10 @@ def _note(
 
 def _excluded(panel: Any, front: ParetoFront, axis: Axis) -> None:
     floor, ceiling = excluded(front, axis)
+    low, high = panel.get_ylim()
     if floor is not None:
         panel.axhspan(-100, 100 * floor, color=GREY, alpha=0.13, lw=0, zorder=0)
+    if floor is not None and 100 * floor > low + 0.04 * (high - low):
         text = f"excluded: below {legible(front.score, floor)}"
         panel.annotate(
             text, (0.01, 0.0), (0, 4), xycoords="axes fraction",
@@ -181,11 +231,15 @@ def _excluded(panel: Any, front: ParetoFront, axis: Axis) -> None:
 def _legend(figure: Any, front: ParetoFront, classes: list[SizeClass]) -> None:
     from matplotlib.lines import Line2D
 
-    signs = [
+    signs: list[Any] = [
         Line2D([], [], ls="", marker=_MARKERS[c.symbol], color=c.colour, label=f"size {c.label}")
         for c in classes
     ]
-    signs.append(Line2D([], [], ls="", label="large: the front, ± 1 standard error"))
+    bars = figure.axes[0].errorbar(
+        [], [], xerr=[], yerr=[], fmt="o", color=UNKNOWN, ecolor=GREY, elinewidth=0.9, ms=7,
+        mec=INK, mew=0.5, label="large: the front, ± 1 standard error",
+    )  # fmt: skip
+    signs.append(bars)
     signs.append(Line2D([], [], ls="", marker="o", color=GREY, ms=4, alpha=0.4, label="dominated"))
     if any(not (p.feasible and p.trusted) for p in front.points):
         signs.append(
@@ -193,5 +247,5 @@ def _legend(figure: Any, front: ParetoFront, classes: list[SizeClass]) -> None:
         )
     figure.legend(
         handles=signs, loc="outside lower left", ncols=len(signs), frameon=False, fontsize=8,
-        labelcolor=INK, handletextpad=0.1, columnspacing=1.4,
+        labelcolor=INK, handletextpad=0.3, columnspacing=1.4,
     )  # fmt: skip

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from ..errors import InputError
 from ..objectives.comparison import compare_fronts, compare_points
+from ..objectives.condition import unit_of
 from ..objectives.wording import label, legible
 from ..trackers.study import Study
 
 SEARCHED = ("measure", "recover")
+_TOLD_BY = {"accuracy_drop": "accuracy", "compression_ratio": "size_ratio"}  # the same twice
 
 
 def compare(folder: Path, others: Sequence[str], format: str = "table") -> str:
@@ -56,13 +58,22 @@ def _points(folder: Path, a: int, b: int, format: str) -> str:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("", f"A: trial {a}", f"B: trial {b}", "B against A", "better"):
         table.add_column(column, justify="left" if column in ("", "better") else "right")
+    told = {row.name for row in found.values}
     for row in found.values:
+        if _TOLD_BY.get(row.name) in told:
+            continue
         change = row.b - row.a
         words = f"{row.b / row.a:.3f}×" if row.a > 0 and row.b > 0 else f"{change:+.4g}"
         if row.name in ("accuracy", "fidelity", "accuracy_drop"):
             error = f" ± {100 * row.error:.2f}" if row.error else ""
             words = f"{100 * change:+.2f}{error} points"
-        cells = [label(row.name), legible(row.name, row.a), legible(row.name, row.b), words]
+        beside = ", × baseline" if unit_of(row.name) == "x" else ""
+        cells = [
+            label(row.name) + beside,
+            legible(row.name, row.a),
+            legible(row.name, row.b),
+            words,
+        ]
         table.add_row(*cells, row.better or "–")
     plan = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("what differs", "A", "B"):

@@ -20,8 +20,9 @@ _COSTS = ("size_bytes", "latency_ms", "macs")
 def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> Table:
     """Points of a front, the baseline first.
 
-    width: of the terminal in columns; below ``WIDE`` the bars are left out. Bars are as long as the
-    cost is of the baseline's; one that is longer than the baseline's ends in ``+``.
+    width: of the terminal in columns; below ``WIDE`` the bars are left out and plans are told in
+    fewer letters. Bars are as long as the cost is of the baseline's; one that is longer than the
+    baseline's ends in ``+``. Points that errors leave alike are named under the table.
     """
     measured = {name for p in points for name in p.values}
     costs = [n for n in _COSTS if n in measured]
@@ -29,8 +30,14 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
         costs = [n for n in costs if n != "macs"]
     told = {front.score, *costs, "size_ratio", "latency_ratio"}
     others = [o.name for o in front.objectives if o.name not in told]
-    tied = any(p.tie not in (None, p.number) for p in points)
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1) if width >= WIDE else (0, 1, 0, 0),
+        caption=ties(points),
+        caption_justify="left",
+    )
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column(label(front.score), justify="right", no_wrap=True)
     table.add_column("points", justify="right", no_wrap=True)
@@ -42,14 +49,12 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
     for name in others:
         table.add_column(label(name), justify="right")
     table.add_column("what was changed", overflow="fold")
-    if tied:
-        table.add_column("ties with", justify="right")
     base = front.baseline.values if front.baseline else {}
     cells = ["base", legible(front.score, base.get(front.score)), ""]
     for name in costs:
         cells += [legible(name, base.get(name)), "1.00", *[bar(1.0)] * (width >= WIDE)]
     cells += [legible(n, base.get(n)) for n in others]
-    table.add_row(*cells, "unchanged", *[""] * tied, style="dim")
+    table.add_row(*cells, "unchanged", style="dim")
     for p in points:
         score = legible(front.score, p.values.get(front.score))
         cells = [str(p.number), score, change(front.drop(p))]
@@ -59,10 +64,23 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
             cells.append("–" if share is None else f"{share:.2f}")
             cells += [bar(share)] * (width >= WIDE)
         cells += [legible(n, p.values.get(n)) for n in others]
-        cells.append(p.summary)
-        cells += ["" if p.tie in (None, p.number) else str(p.tie)] * tied
-        table.add_row(*cells)
+        table.add_row(*cells, p.summary if width >= WIDE else _short(p.summary))
     return table
+
+
+def ties(points: list[Point]) -> str | None:
+    """Which of them cannot be told apart: ``"alike within errors: 32 = 96, 9 = 14"``."""
+    groups: dict[int, list[str]] = {}
+    for p in points:
+        if p.tie is not None:
+            groups.setdefault(p.tie, []).append(str(p.number))
+    alike = [" = ".join(numbers) for numbers in groups.values() if len(numbers) > 1]
+    return f"alike within errors: {', '.join(alike)}" if alike else None
+
+
+def _short(summary: str) -> str:
+    """``keep 0.78·int8 19/20·rank 2``: one line of a terminal of 80 columns."""
+    return summary.replace(" · ", "·").replace(" layers", "").replace(" layer", "")
 
 
 def bar(share: float | None) -> str:

@@ -70,17 +70,16 @@ class Search:
         ray: str | None = None,
     ) -> None:
         given: dict[str, Any] = {
-            "patience": None if patience is None else {"trials": patience},
-            "screen": screen,
-            "trials": trials,
-            "timeout": timeout,
-            "workers": workers,
-            "sampler": sampler,
-            "seed": seed,
+            "search.patience": None if patience is None else {"trials": patience},
+            "search.screen": screen,
+            "search.trials": trials,
+            "search.timeout": timeout,
+            "search.workers": workers,
+            "search.sampler": sampler,
+            "search.seed": seed,
+            "tracker.storage": storage,
         }
-        self.job = _with_options(
-            load_job(job), {k: v for k, v in given.items() if v is not None}, storage
-        )
+        self.job = load_job(job).replaced(_options(given))
         self.folder = Path(out) if out is not None else Path("studies") / _folder(self.job.name)
         self._ray = ray
         self._cluster: Cluster | None = None
@@ -89,7 +88,7 @@ class Search:
         parse_constraints(self.job)
         parse_targets(self.job)
         self._place = Place.of_job(self.folder, self.job.to_json(), self.job.name)
-        self._place.check()
+        self._place.check(self.job.where)
         if self.job.tracker and self.job.tracker.mlflow:
             checked_uri(self.job.tracker.mlflow.uri, self.job.where("tracker.mlflow.uri"))
 
@@ -177,8 +176,8 @@ class Search:
 
         Raises InputError for a number that is no finished trial of the search.
         """
-        own = self.job.recover.model_dump(mode="json") if self.job.recover else {}
-        asked = load_job({**self.job.to_json(), "recover": {**own, **(recover or {})}})
+        job = self.job if self.job.recover else load_job({**self.job.to_json(), "recover": {}})
+        asked = job.replaced(_options({f"recover.{k}": v for k, v in (recover or {}).items()}))
         with ExitStack() as stack:
             study, problem = self._open()
             stack.enter_context(study)
@@ -274,16 +273,11 @@ class Search:
         return Pool(factory, settings, workers, search.deadline, memory)
 
 
-def _with_options(job: Job, given: Mapping[str, Any], storage: str | None) -> Job:
-    """The job with some of its search options replaced, checked like the job itself."""
-    if not given and storage is None:
-        return job
-    data = job.to_json()
-    data["search"] = {**data["search"], **given}
-    if storage is not None:
-        data["tracker"] = {**(data.get("tracker") or {}), "storage": storage}
-    checked = load_job(data)
-    return job.model_copy(update={"search": checked.search, "tracker": checked.tracker})
+def _options(given: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Which option of the command line gave each value of a section; those that were not given are
+    left out."""
+    known = {key: value for key, value in given.items() if value is not None}
+    return {key: (f"--{key.partition('.')[2]}", value) for key, value in known.items()}
 
 
 def _write_front(study: Study, profile: bool = True) -> None:

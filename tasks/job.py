@@ -21,6 +21,8 @@ from .yaml_source import MOST_DEPTH, Lines, dump_yaml, read_yaml
 DEFAULT_TARGET = "onnxruntime-cpu"
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _OPTIONS = ("target", "batch", "threads")  # of an objective
+_Keys = tuple[str | int, ...]
+_Options = Mapping[str, str] | None
 _STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
@@ -34,13 +36,32 @@ class Job(JobSections):
     _source: str = PrivateAttr("job")
     _lines: Lines | None = PrivateAttr(None)
     _written: tuple[int, ...] = PrivateAttr(())  # of each objective: which entry of the file it is
+    _options: _Options = PrivateAttr(None)  # what gave the values that are not the file's
 
     def where(self, section: str) -> str:
-        """Where a value stands, for messages: ``"job.yaml:12: search.sampler"``."""
+        """Where a value stands, for messages: ``"job.yaml:12: search.sampler"``, or the option that
+        gave it, ``"--sampler"``."""
         path = _path(section)
         if path[:1] == ("objectives",) and path[1:2] and path[1] in range(len(self._written)):
             path = ("objectives", self._written[int(path[1])], *path[2:])
-        return _where(self._source, self._lines, path)
+        return _where(self._source, self._lines, path, self._options)
+
+    def replaced(self, given: Mapping[str, tuple[str, Any]]) -> Job:
+        """The same job with other values for some keys of its sections, checked as the file is.
+
+        given: ``{"search.sampler": ("--sampler", "tpe")}``: the key, the option that gives the
+        value (errors blame it), the value. Raises InputError.
+        """
+        if not given:
+            return self
+        data = self.to_json()
+        for key, (_, value) in given.items():
+            section, _, name = key.partition(".")
+            data[section] = {**(data[section] or {}), name: value}
+        options = {**(self._options or {}), **{key: option for key, (option, _) in given.items()}}
+        job = _validated(data, self._source, self._lines, options)
+        job._written = self._written
+        return job
 
     def to_json(self) -> dict[str, Any]:
         """The resolved job as plain JSON; :func:`load_job` reads it back equal."""
@@ -94,16 +115,18 @@ def job_schema() -> dict[str, Any]:
     return JobSections.model_json_schema()
 
 
-def _validated(data: dict[str, Any], name: str, lines: Lines | None) -> Job:
+def _validated(
+    data: dict[str, Any], name: str, lines: Lines | None, options: _Options = None
+) -> Job:
     try:
         job = Job.model_validate(data)
     except ValidationError as error:
-        raise explain(error, data, Job, lambda path: _where(name, lines, path)) from None
-    job._source, job._lines = name, lines
+        raise explain(error, data, Job, lambda path: _where(name, lines, path, options)) from None
+    job._source, job._lines, job._options = name, lines, options
     return job
 
 
-def _plain(value: Any, name: str, lines: Lines | None, path: tuple[str | int, ...] = ()) -> Any:
+def _plain(value: Any, name: str, lines: Lines | None, path: _Keys = ()) -> Any:
     """A copy made of plain finite JSON values; anything else is refused with its place."""
     if len(path) > MOST_DEPTH:
         raise InputError(_where(name, lines, path[:4]), f"nesting deeper than {MOST_DEPTH}", "")
@@ -130,12 +153,14 @@ def _plain(value: Any, name: str, lines: Lines | None, path: tuple[str | int, ..
     )
 
 
-def _path(section: str) -> tuple[str | int, ...]:
+def _path(section: str) -> _Keys:
     """``"objectives[1].latency_ms"`` -> ``("objectives", 1, "latency_ms")``."""
     return tuple(int(i) if i else key for i, key in _STEP.findall(section))
 
 
-def _where(name: str, lines: Lines | None, path: tuple[str | int, ...]) -> str:
+def _where(name: str, lines: Lines | None, path: _Keys, options: _Options = None) -> str:
+    if option := (options or {}).get(".".join(str(part) for part in path[:2])):
+        return option
     spot = name
     if lines is not None and path and path[:1] in lines.numbers:
         spot = f"{name}:{lines(path)}"

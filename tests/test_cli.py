@@ -194,9 +194,11 @@ def test_missing_job_and_missing_study(call: Callable[..., tuple[int, str, str]]
 
 def test_options_are_checked_by_name(call: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = call("search", "job.yaml", "--sampler", "nsga9", "--out", "study")
-    assert code == 2 and "did you mean 'nsga" in err
+    assert code == 2 and "paretune: --sampler: " in err and "did you mean 'nsga" in err
+    code, _, err = call("search", "job.yaml", "--storage", "mysql://here/x", "--out", "study")
+    assert code == 2 and "paretune: --storage: " in err
     code, _, err = call("search", "job.yaml", "--trials", "0")
-    assert code == 2
+    assert code == 2 and "'--trials'" in err
     code, _, err = call("pull", "x", "--to", "y", "--alias", "champion")
     assert code == 2 and "--register" in err
 

@@ -142,19 +142,19 @@ class FileLocation:
         )
 
 
-def checked_location(address: str) -> str:
+def checked_location(address: str, where: str = WHERE) -> str:
     """The address without a slash at its end, if it names a protocol and carries no secret.
 
-    Raises InputError.
+    where: what an error calls it. Raises InputError.
     """
     parts = urlsplit(address)
     if not parts.scheme or not (parts.netloc or parts.path.strip("/")):
         raise InputError(
-            WHERE, f"not an address: {address!r}", "write s3://bucket/prefix or file:///folder"
+            where, f"not an address: {address!r}", "write s3://bucket/prefix or file:///folder"
         )
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise InputError(
-            WHERE,
+            where,
             "the address carries more than a place",
             "give credentials in the environment (AWS_ACCESS_KEY_ID ... for s3)",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,15 @@ class Place:
             word = str(error).partition("\n")[0]
             raise InputError(str(path), f"cannot be read ({word})", "restore it") from None
 
-    def check(self) -> None:
-        """Refuse addresses that cannot be right (InputError), without asking anyone."""
+    def check(self, where: Callable[[str], str] = str) -> None:
+        """Refuse addresses that cannot be right (InputError), without asking anyone.
+
+        where: a key of the job -> what an error calls it.
+        """
         if self.storage is not None:
-            checked_address(self.storage)
+            checked_address(self.storage, where("tracker.storage"))
         if self.artifacts is not None:
-            checked_location(self.artifacts)
+            checked_location(self.artifacts, where("tracker.artifacts"))
 
     def database(self) -> Path | Server:
         """The SQLite file, or the server."""

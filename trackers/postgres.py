@@ -199,24 +199,27 @@ class Server:
         raise EnvironmentFault(f"{self}: the study {self.schema} could not be locked; try again")
 
 
-def checked_address(address: str) -> sa.URL:
-    """The parts of a ``postgresql://`` address. Raises InputError; a password is no part of it."""
+def checked_address(address: str, where: str = WHERE) -> sa.URL:
+    """The parts of a ``postgresql://`` address; a password is no part of it.
+
+    where: what an error calls it. Raises InputError.
+    """
     try:
         url = sa.make_url(address)
     except (sa.exc.ArgumentError, ValueError):
         url = sa.URL.create("unreadable")
     if url.password is not None:
         raise InputError(
-            WHERE, "the address carries a password", "set PGPASSWORD or write it into ~/.pgpass"
+            where, "the address carries a password", "set PGPASSWORD or write it into ~/.pgpass"
         )
     if url.drivername != "postgresql" or not url.database or set(url.query) - {"sslmode"}:
         raise InputError(
-            WHERE,
+            where,
             f"not an address of a database: {address!r}",
             "write postgresql://user@host:5432/database, with ?sslmode=require if need be",
         )
     if url.query.get("sslmode", "prefer") not in _MODES:
-        raise InputError(WHERE, f"unknown sslmode {url.query['sslmode']!r}", f"known: {_MODES}")
+        raise InputError(where, f"unknown sslmode {url.query['sslmode']!r}", f"known: {_MODES}")
     return url
 
 

@@ -241,6 +241,20 @@ def test_messages_name_the_line(tmp_path) -> None:
     assert refusal(file).startswith(f"{file}:1: name: expected text, got False; put quotes")
 
 
+def test_an_option_that_overrides_a_key_is_blamed_and_nothing_else(tmp_path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(MINIMAL), encoding="utf-8")  # JSON is YAML
+    job = load_job(path).replaced({"search.sampler": ("--sampler", "tpe")})
+    assert job.search.sampler == "tpe" and load_job(path).search.sampler == "guided"
+    assert job.where("search.sampler") == "--sampler"
+    assert job.where("task.model").startswith(f"{path}:")
+    with pytest.raises(InputError, match="^--trials: 0 must be at least 1"):
+        job.replaced({"search.trials": ("--trials", 0)})
+    with pytest.raises(InputError, match="^--method: 'distill' .*'distil'"):
+        job.replaced({"recover.method": ("--method", "distill")})
+    assert job.replaced({"search.seed": ("--seed", 3)}).where("search.sampler") == "--sampler"
+
+
 def test_targets_are_those_named_the_section_first() -> None:
     data = with_value("target", {"name": "here"})
     data["objectives"] = ["macs", {"latency_ms": {"target": "there"}}]
