@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class Small(nn.Module):
-    """A stem of functions, whose result a shortcut reads too, and a sum that only a pooling reads."""
+    """A stem of functions, which a shortcut reads too, and a sum that only a pooling reads."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from paretune.targets.uniform import to_floats, to_integers, weight_grid
 
 
 class Net(nn.Module):
-    """BatchNorm with a negative factor and a zero, a depthwise layer, a residual, both kinds of linear."""
+    """BatchNorm factors below and at zero, a depthwise layer, a residual, both kinds of linear."""
 
     def __init__(self) -> None:
         super().__init__()
