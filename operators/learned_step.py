@@ -74,7 +74,8 @@ class _Rounded(nn.Module):
     """What a convolution or linear layer needs to round its weights (and its input) first.
 
     weight_step: (out,), or None for float weights. rounds_input: False where ``input_rounding``
-    acts already on the module that makes the input. plain: the class it had before.
+    acts already on the module that makes the input. rounds_products: whether ``output_rounding``
+    acts before the bias is added. plain: the class it had before.
     """
 
     weight: Tensor
@@ -82,6 +83,7 @@ class _Rounded(nn.Module):
     input_rounding: Rounding | None
     output_rounding: Rounding | None
     rounds_input: bool
+    rounds_products: bool
     weight_limits: tuple[int, int]
     plain: type[nn.Module]
 
@@ -116,6 +118,9 @@ class RoundedLinear(_Rounded, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self._given(x)
+        if self.rounds_products and self.output_rounding is not None:
+            products: Tensor = self.output_rounding(nn.functional.linear(x, weight))
+            return products + self.bias
         return nn.functional.linear(x, weight, self.bias)
 
 
@@ -167,6 +172,7 @@ def prepare(
         if point.layer is not None:
             layer = made.get_submodule(point.layer)
             layer.output_rounding = rounding
+            layer.rounds_products = point.behind is None
             if point.bias:
                 producer.__dict__["ended_layer"] = layer  # not a submodule of its BatchNorm
     return made.train(network.training)
@@ -234,7 +240,7 @@ def _round(module: Any, kind: type, name: str, bits: Bits, reduced: bool) -> Non
         scale = torch.from_numpy(np.array(grid.weight_scale))
         step = nn.Parameter(scale, requires_grad=module.weight.requires_grad)
     module.__class__ = kind
-    module.plain, module.rounds_input = plain, False
+    module.plain, module.rounds_input, module.rounds_products = plain, False, False
     module.register_parameter("weight_step", step)
     module.input_rounding = module.output_rounding = None
 
@@ -254,7 +260,7 @@ def _settled(module: Any) -> Grid:
         None if result is None else result.range,
     )
     module.__class__ = module.plain
-    for unused in ("plain", "rounds_input", "weight_limits"):
+    for unused in ("plain", "rounds_input", "rounds_products", "weight_limits"):
         delattr(module, unused)
     module._parameters.pop("weight_step")
     return grid

@@ -23,8 +23,9 @@ class RoundPoint:
 
     readers: 8-bit layers whose input it is. layer: the 8-bit layer whose result it is. behind: the
     module whose output is rounded: of a layer the BatchNorm that is folded into it, or itself
-    (None: the readers round their input). bias: whether the file holds a bias for ``layer``, as an
-    integer. range: its smallest and largest value over the calibration inputs.
+    (None: the readers round their input, or ``layer`` its products). bias: whether the file holds
+    the bias of ``layer`` as integers; else a bias is added to its rounded products. range: its
+    smallest and largest value over the calibration inputs.
     """
 
     readers: list[str] = field(default_factory=list)
@@ -49,7 +50,7 @@ def round_points(
     if not layers:
         return []
     graph = _Graph(export_model(network, calibration[:1]), layers)
-    traced = _Trace(network, set(layers))
+    traced = _Trace(network, set(layers), {n for n in layers if graph.adds_later(n)})
     with torch.no_grad():
         for part in torch.split(calibration, CHUNK):
             traced.run(part)
@@ -69,6 +70,9 @@ def round_points(
         behind = graph.end(name, traced)
         low, high = traced.outputs[behind]
         low = max(low, 0.0) if graph.is_bounded(name) else low
+        if name in traced.apart:
+            points["products", name] = RoundPoint(layer=name, range=(low, high))
+            continue
         point = points.setdefault(("behind", behind), RoundPoint(behind=behind, range=(low, high)))
         point.layer, point.bias = name, graph.has_bias(name)
     return list(points.values())
@@ -113,6 +117,10 @@ class _Graph:
     def has_bias(self, name: str) -> bool:
         return len(self._nodes[name].input) > 2
 
+    def adds_later(self, name: str) -> bool:
+        """Whether the layer ``name`` is a MatMul, perhaps with a bias that an Add brings."""
+        return self._nodes[name].op_type == "MatMul"
+
     def _origin(self, name: str) -> NodeProto | None:
         *_, tensor = self._scales.back(self._nodes[name].input[0])
         return self._scales.makers.get(tensor)
@@ -126,10 +134,15 @@ class _Trace:
 
     makers: layer -> the outermost module, called once, that gives its input. given: layer -> a
     number that layers with the same input share. batchnorms: layer -> the BatchNorm reading it.
+    apart: of ``matmuls`` the layers that have a bias; their outputs are looked at without it.
     """
 
-    def __init__(self, network: nn.Module, layers: set[str]) -> None:
+    def __init__(self, network: nn.Module, layers: set[str], matmuls: set[str]) -> None:
         self.network, self.layers = network, layers
+        modules: dict[str, Any] = dict(network.named_modules())
+        self.apart = {
+            name: modules[name].bias for name in matmuls if modules[name].bias is not None
+        }
         self.makers: dict[str, str] = {}
         self.given: dict[str, int] = {}
         self.batchnorms: dict[str, str] = {}
@@ -163,7 +176,8 @@ class _Trace:
                 made[id(out)] = name
                 kept.append(out)
                 if name in self.layers or isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    self.outputs[name] = _wider(self.outputs.get(name), out)
+                    own = out - self.apart[name] if name in self.apart else out
+                    self.outputs[name] = _wider(self.outputs.get(name), own)
 
         for name, module in self.network.named_modules():
             hooks += [

@@ -84,7 +84,7 @@ def place(model: ModelProto, layers: Collection[str], *, trained: bool = False) 
     dequantised and quantised again on its way. A Relu or Clip joins in where it can vanish: its
     input is read by nothing else and comes from an operator with a scale of its own.
     trained: the scales are those that a training rounded with, which are of what layers read or
-    give: an operator whose result no layer reads stays float32.
+    give: an operator whose result no layer reads, or that reads a constant, stays float32.
 
     Raises CandidateError for a layer that is not in the model or has no 8-bit kernel.
     """
@@ -118,7 +118,7 @@ def place(model: ModelProto, layers: Collection[str], *, trained: bool = False) 
             others += [node.name] if joined else []
         elif node.op_type in SCALING_OPS | PASSING_OPS:
             if trained and node.op_type in SCALING_OPS:
-                joined = joined and node.output[0] in read
+                joined = joined and node.output[0] in read and len(inputs) == len(node.input)
             others += [node.name] if joined else []
         elif node.op_type not in MOVING_OPS:
             joined = False

@@ -102,25 +102,50 @@ class Small(nn.Module):
         return self.fc(functional.adaptive_avg_pool2d(self.blocks(x), 1).flatten(1))
 
 
-def small() -> Small:
+class Tokens(nn.Module):
+    """Linear layers of tokens, whose biases the file adds by operators of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(12, 16), nn.LayerNorm(16)
+        self.up, self.down, self.fc = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.reshape(-1, 16, 12))
+        x = x + self.down(functional.gelu(self.up(self.norm(x))))
+        return self.fc(x.mean(1))
+
+
+def small(kind: type[nn.Module] = Small) -> nn.Module:
     torch.manual_seed(0)
-    return Small()
+    return kind()
 
 
+TOKEN_LAYERS = ("first", "up", "down", "fc")
 LAYERS = ("stem", "blocks.0.a", "blocks.0.b", "blocks.1.a", "blocks.1.b", "fc")
 
 
-@pytest.mark.parametrize("pair", [(8, 8), (4, 8), (2, 8), (4, 32)])
+@pytest.mark.parametrize(
+    ("pair", "kind", "layers"),
+    [
+        *((pair, Small, LAYERS) for pair in ((8, 8), (4, 8), (2, 8), (4, 32))),
+        ((4, 8), Tokens, TOKEN_LAYERS),
+    ],
+)
 @pytest.mark.parametrize("format", ["qoperator", "qdq"])
 def test_the_file_predicts_what_the_trained_network_does(
-    pair: tuple[int, int], format: str, tmp_path: Path
+    pair: tuple[int, int],
+    kind: type[nn.Module],
+    layers: tuple[str, ...],
+    format: str,
+    tmp_path: Path,
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     patterns = torch.randn(10, 3, 8, 8, generator=generator)
     labels = torch.arange(600) % 10
     inputs = patterns[labels] + 0.2 * torch.randn(600, 3, 8, 8, generator=generator)
-    bits = {name: Bits(*pair) for name in LAYERS}
-    network = small().train()
+    bits = {name: Bits(*pair) for name in layers}
+    network = small(kind).train()
     before = copy.deepcopy(network.state_dict())
     trained = prepare(network, bits, inputs[:64])
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
@@ -139,7 +164,7 @@ def test_the_file_predicts_what_the_trained_network_does(
     plain, grids = settle(trained)
     with torch.no_grad():
         expected = trained(inputs).numpy()
-    assert set(grids) == set(LAYERS)
+    assert set(grids) == set(layers)
     assert not any(isinstance(m, RoundedConv2d | Rounding) for m in plain.modules())
     assert plain.state_dict().keys() == network.state_dict().keys()
     for name, grid in grids.items():
