@@ -173,7 +173,7 @@ def prepare(
             layer = made.get_submodule(point.layer)
             layer.output_rounding = rounding
             layer.rounds_products = point.behind is None
-            if point.bias:
+            if point.bias and layer.weight_step is not None:
                 producer.__dict__["ended_layer"] = layer  # not a submodule of its BatchNorm
     return made.train(network.training)
 
