@@ -221,7 +221,7 @@ def _bias_error(layer: Any, end: Any) -> Tensor:
         gain = gain if end.weight is None else gain * end.weight
         bias = (bias - end.running_mean) * gain + (0 if end.bias is None else end.bias)
         step = torch.where(gain == 0, step, step * gain.abs())
-    error = (bias / step).round() * step - bias
+    error: Tensor = (bias / step).round() * step - bias
     return error.reshape(-1, *[1] * (layer.weight.dim() - 2))
 
 

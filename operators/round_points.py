@@ -119,7 +119,7 @@ class _Graph:
 
     def adds_later(self, name: str) -> bool:
         """Whether the layer ``name`` is a MatMul, perhaps with a bias that an Add brings."""
-        return self._nodes[name].op_type == "MatMul"
+        return bool(self._nodes[name].op_type == "MatMul")
 
     def _origin(self, name: str) -> NodeProto | None:
         *_, tensor = self._scales.back(self._nodes[name].input[0])

@@ -245,7 +245,8 @@ def given_ranges(model: ModelProto, held: Mapping[str, Held]) -> dict[str, tuple
     scales = Scales(model)
     for node in model.graph.node:
         if node.name in held and held[node.name].input_range is not None:
-            found |= dict.fromkeys(scales.back(node.input[0]), held[node.name].input_range)
+            for name in scales.back(node.input[0]):
+                found[name] = held[node.name].input_range  # type: ignore[assignment]
     return found
 
 
