@@ -41,7 +41,7 @@ from paretune.tasks.task import Task
 DEFAULT = CompressSection()
 PLAIN = CompressSection(whiten=False, reconstruct=False)
 REFINED = CompressSection(refine=800)
-REFINE_IMAGES = 9600
+REFINE_IMAGES = 25_600
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,14 @@ class Rounding(nn.Module):
         return learned_round(x, self.step, -self.zero_point, _LEVELS - self.zero_point)
 
     @property
+    def size(self) -> Tensor:
+        """The step, above zero: ()."""
+        return self.step.detach().abs().clamp_min(_LEAST_STEP)
+
+    @property
     def range(self) -> tuple[float, float]:
         """The smallest and largest value it gives."""
-        step = max(abs(float(self.step.detach())), _LEAST_STEP)
+        step = float(self.size)
         return (-self.zero_point * step, (_LEVELS - self.zero_point) * step)
 
 
@@ -69,7 +74,8 @@ class _Rounded(nn.Module):
     """What a convolution or linear layer needs to round its weights (and its input) first.
 
     weight_step: (out,), or None for float weights. rounds_input: False where ``input_rounding``
-    acts already on the module that makes the input. plain: the class it had before.
+    acts already on the module that makes the input. rounds_products: whether ``output_rounding``
+    acts before the bias is added. plain: the class it had before.
     """
 
     weight: Tensor
@@ -77,6 +83,7 @@ class _Rounded(nn.Module):
     input_rounding: Rounding | None
     output_rounding: Rounding | None
     rounds_input: bool
+    rounds_products: bool
     weight_limits: tuple[int, int]
     plain: type[nn.Module]
 
@@ -111,6 +118,9 @@ class RoundedLinear(_Rounded, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self._given(x)
+        if self.rounds_products and self.output_rounding is not None:
+            products: Tensor = self.output_rounding(nn.functional.linear(x, weight))
+            return products + self.bias
         return nn.functional.linear(x, weight, self.bias)
 
 
@@ -155,13 +165,16 @@ def prepare(
             layer: Any = made.get_submodule(name)
             layer.input_rounding = rounding
             layer.rounds_input = point.behind is None
-        if point.layer is not None:
-            layer = made.get_submodule(point.layer)
-            layer.output_rounding = rounding
         if point.behind is not None:
             producer = made.get_submodule(point.behind)
             producer.rounding_behind = rounding
             producer.register_forward_hook(round_behind)
+        if point.layer is not None:
+            layer = made.get_submodule(point.layer)
+            layer.output_rounding = rounding
+            layer.rounds_products = point.behind is None
+            if point.bias and layer.weight_step is not None:
+                producer.__dict__["ended_layer"] = layer  # not a submodule of its BatchNorm
     return made.train(network.training)
 
 
@@ -180,15 +193,36 @@ def settle(network: nn.Module) -> tuple[nn.Module, dict[str, Grid]]:
         for key, hook in list(module._forward_hooks.items()):
             if hook is round_behind:
                 del module._forward_hooks[key]
-        for unused in ("rounding_behind", "input_rounding", "output_rounding"):
+        for unused in ("rounding_behind", "input_rounding", "output_rounding", "ended_layer"):
             module._modules.pop(unused, None)
             module.__dict__.pop(unused, None)
     return made, grids
 
 
 def round_behind(module: Any, _: object, out: Tensor) -> Tensor:
-    """A forward hook that rounds what ``module`` gives."""
+    """A forward hook that rounds what ``module`` gives, in eval mode with the file's bias."""
+    layer = module.__dict__.get("ended_layer")
+    if layer is not None and not module.training:
+        out = out + _bias_error(layer, module).to(out)
     return module.rounding_behind(out)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _bias_error(layer: Any, end: Any) -> Tensor:
+    """What rounding its bias adds to the result of ``layer``: (out,) and its places.
+
+    The file holds the bias, with the BatchNorm ``end`` folded in, as integers whose step is that of
+    the layer's products: that of its input times that of its weights.
+    """
+    step = layer.input_rounding.size * layer.weight_step.abs().clamp_min(_LEAST_STEP)
+    bias = torch.zeros_like(step) if layer.bias is None else layer.bias
+    if end is not layer:
+        gain = (end.running_var + end.eps).rsqrt()
+        gain = gain if end.weight is None else gain * end.weight
+        bias = (bias - end.running_mean) * gain + (0 if end.bias is None else end.bias)
+        step = torch.where(gain == 0, step, step * gain.abs())
+    error: Tensor = (bias / step).round() * step - bias
+    return error.reshape(-1, *[1] * (layer.weight.dim() - 2))
 
 
 def _round(module: Any, kind: type, name: str, bits: Bits, reduced: bool) -> None:
@@ -206,7 +240,7 @@ def _round(module: Any, kind: type, name: str, bits: Bits, reduced: bool) -> Non
         scale = torch.from_numpy(np.array(grid.weight_scale))
         step = nn.Parameter(scale, requires_grad=module.weight.requires_grad)
     module.__class__ = kind
-    module.plain, module.rounds_input = plain, False
+    module.plain, module.rounds_input, module.rounds_products = plain, False, False
     module.register_parameter("weight_step", step)
     module.input_rounding = module.output_rounding = None
 
@@ -226,7 +260,7 @@ def _settled(module: Any) -> Grid:
         None if result is None else result.range,
     )
     module.__class__ = module.plain
-    for unused in ("plain", "rounds_input", "weight_limits"):
+    for unused in ("plain", "rounds_input", "rounds_products", "weight_limits"):
         delattr(module, unused)
     module._parameters.pop("weight_step")
     return grid

@@ -5,10 +5,14 @@ between them, a few hundred steps of Adam can: the compressed network's outputs 
 original's on unlabelled calibration inputs (matching of logits: Ba and Caruana, "Do Deep Nets
 Really Need to be Deep?", NeurIPS 2014, section 2.2), and so is every residual sum whose channels
 were not cut (block by block, as in Li et al., "BRECQ", ICLR 2021, section 3.2, but all at once).
+Weights step along orthogonalised gradients (Jordan et al., "Muon", 2024), in which directions that
+the gradient hardly has move as far as its main ones: factors need it, half the steps do. Biases and
+BatchNorm factors step by Adam.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +23,7 @@ from .sampling import is_sampled
 from .sums import WatchedSums
 
 BATCH = 64
-RATE = 2e-3
+RATE, WEIGHT_RATE = 2e-3, 5e-3
 SUMS = 1.0
 """What the sums count beside the outputs."""
 
@@ -44,8 +48,7 @@ def refine(
         return
     for parameter in known:
         parameter.requires_grad_(id(parameter) not in same)
-    optimiser = torch.optim.Adam(trained, lr=RATE)
-    rates: Any = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=max(steps, 2))
+    stepping = _Steps(trained, steps)
     order: list[int] = []
     try:
         with torch.enable_grad():
@@ -57,14 +60,51 @@ def refine(
                 with torch.no_grad():
                     target = _answers(original, batch)
                 loss = _distance(_answers(network, batch), target)
-                optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                rates.step()
+                stepping.step()
     finally:
         for parameter, before in zip(known, wanted, strict=True):
             parameter.requires_grad_(before)
             parameter.grad = None
+
+
+class _Steps:
+    """Both optimisers; their rates rise and fall over ``steps`` steps."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], steps: int) -> None:
+        self._weights = [p for p in parameters if p.dim() > 1]
+        self._rows = [nn.Parameter(_rows(p)) for p in self._weights]  # the same memory
+        others = [p for p in parameters if p.dim() <= 1]
+        self._optimisers: list[Any] = []
+        if self._rows:
+            weights = torch.optim.Muon(
+                self._rows, WEIGHT_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
+            )
+            self._optimisers.append(weights)
+        if others:
+            self._optimisers.append(torch.optim.Adam(others, RATE))
+        self._rates = [
+            torch.optim.lr_scheduler.OneCycleLR(
+                one, one.defaults["lr"], total_steps=max(steps, 2), cycle_momentum=False
+            )
+            for one in self._optimisers
+        ]
+
+    def step(self) -> None:
+        """Along the parameters' gradients, which are then gone."""
+        for rows, weight in zip(self._rows, self._weights, strict=True):
+            rows.grad = None if weight.grad is None else weight.grad.reshape(rows.shape)
+            weight.grad = None
+        for one, rate in zip(self._optimisers, self._rates, strict=True):
+            one.step()
+            one.zero_grad()
+            rate.step()
+
+
+def _rows(weight: nn.Parameter) -> Tensor:
+    """(out, rest), on the memory of ``weight``."""
+    weight.data = weight.data.contiguous()
+    return weight.data.view(len(weight), -1)
 
 
 def _unchanged(network: nn.Module, original: nn.Module, inputs: Tensor) -> set[int]:

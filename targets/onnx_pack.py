@@ -156,8 +156,11 @@ def _folded(own: np.ndarray, weight: np.ndarray, grid: Grid) -> tuple[np.ndarray
         zero = np.broadcast_to(zero, scale.shape).copy()
         most = _most(integers)
         zero[turned], integers[turned] = most - zero[turned], most - integers[turned]
-    scale = (scale * np.abs(factor)[by_channel]).astype(np.float32)
-    scale = np.where(scale > 0, scale, np.float32(1))
+    folded = (scale * np.abs(factor)[by_channel]).astype(np.float32)
+    gone = folded == 0  # a factor of zero: zeros on the module's own grid
+    runs = integers.reshape(*scale.shape, -1)
+    runs[gone] = 0 if zero is None else zero[gone][:, None]
+    scale = np.where(gone, scale, folded).astype(np.float32)
     return integers, Grid(scale, grid.input_range, grid.output_range, zero)
 
 

@@ -8,7 +8,8 @@ float32 session and nothing passes through temporary files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,48 +52,78 @@ class Placement:
         return [*self.layers, *self.others]
 
 
-def place(model: ModelProto, layers: Collection[str]) -> Placement:
+class Scales:
+    """Which tensors of a graph share a scale."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.reads = Counter(name for node in model.graph.node for name in node.input)
+        self.reads.update(v.name for v in model.graph.output)
+
+    def back(self, tensor: str) -> Iterator[str]:
+        """``tensor`` and those before it with the same scale; the last one has it of its own.
+
+        A Relu or Clip whose input is read elsewhere too does not vanish into what is before it,
+        and leaves the values that it cuts off to others.
+        """
+        while True:
+            yield tensor
+            node = self.makers.get(tensor)
+            if node is None or node.op_type not in PASSING_OPS | BOUNDED_OPS:
+                return
+            if node.op_type in BOUNDED_OPS and self.reads[node.input[0]] > 1:
+                return
+            tensor = node.input[0]
+
+
+def place(model: ModelProto, layers: Collection[str], *, trained: bool = False) -> Placement:
     """Decide which nodes are quantised when ``layers`` are.
 
     layers: node names; ``fc`` stands for its repeated calls ``fc#2`` ... too. A node between
     layers joins in exactly when all its inputs come from 8-bit nodes, so that no value is
     dequantised and quantised again on its way. A Relu or Clip joins in where it can vanish: its
     input is read by nothing else and comes from an operator with a scale of its own.
+    trained: the scales are those that a training rounded with, which are of what layers read or
+    give: an operator whose result no layer reads, or that reads a constant, stays float32.
 
     Raises CandidateError for a layer that is not in the model or has no 8-bit kernel.
     """
     constant = {t.name for t in model.graph.initializer}
-    readers: dict[str, int] = {v.name: 1 for v in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
-    maker: dict[str, NodeProto] = {}
+    scales = Scales(model)
+
+    def is_layer(node: NodeProto) -> bool:
+        return node.op_type in FLOAT_OPS and len(node.input) > 1 and node.input[1] in constant
+
+    def is_chosen(node: NodeProto) -> bool:
+        return is_layer(node) and (node.name.partition("#")[0] in layers or node.name in layers)
+
+    read = {t for n in model.graph.node if is_chosen(n) for t in scales.back(n.input[0])}
     eight_bit: set[str] = set()
     chosen: list[str] = []
     others: list[str] = []
     for node in model.graph.node:
         inputs = [name for name in node.input if name and name not in constant]
         joined = bool(inputs) and all(name in eight_bit for name in inputs)
-        is_layer = node.op_type in FLOAT_OPS and len(node.input) > 1 and node.input[1] in constant
-        if is_layer:
-            joined = node.name.partition("#")[0] in layers or node.name in layers
+        if is_layer(node):
+            joined = is_chosen(node)
             if joined and node.op_type not in EIGHT_BIT_OPS:
                 raise CandidateError(
                     f"{node.name}: {node.op_type} has no 8-bit kernel in ONNX Runtime"
                 )
             chosen += [node.name] if joined else []
         elif node.op_type in BOUNDED_OPS:
-            before = maker.get(node.input[0])
+            before = scales.makers.get(node.input[0])
             own = before is not None and before.op_type in SCALING_OPS | EIGHT_BIT_OPS
-            joined = joined and own and readers[node.input[0]] == 1
+            joined = joined and own and scales.reads[node.input[0]] == 1
             others += [node.name] if joined else []
         elif node.op_type in SCALING_OPS | PASSING_OPS:
+            if trained and node.op_type in SCALING_OPS:
+                joined = joined and node.output[0] in read and len(inputs) == len(node.input)
             others += [node.name] if joined else []
         elif node.op_type not in MOVING_OPS:
             joined = False
         if joined:
             eight_bit.update(node.output)
-        maker.update(dict.fromkeys(node.output, node))
     known = {name.partition("#")[0] for name in chosen} | set(chosen)
     for layer in layers:
         if layer not in known:
@@ -122,7 +153,8 @@ def quantize_model(
     between Quantize/Dequantize pairs, which the runtime fuses; readable by other runtimes).
     reduce_range: weights in 7 bits, for processors whose int8 sums saturate.
     ranges: of activations, see :func:`calibrate`. held: layer -> integers that its weights already
-    stand for, and the ranges of its activations where they are given.
+    stand for, and the ranges of its activations where a training gave them; then nothing is
+    rounded that the training has not rounded.
 
     Raises CandidateError naming the layer or tensor that cannot be quantised.
     """
@@ -132,9 +164,10 @@ def quantize_model(
         )
     if not layers:
         return model
-    placement = place(model, layers)
-    inferred = onnx.shape_inference.infer_shapes(model)
     held = held or {}
+    trained = any(held[name].input_range is not None for name in held)
+    placement = place(model, layers, trained=trained)
+    inferred = onnx.shape_inference.infer_shapes(model)
     found = calibrate(inferred, placement.nodes, calibration, examples, threads, ranges)
     found |= given_ranges(inferred, {n: held[n] for n in placement.layers if n in held})
     require_runtime()
@@ -209,22 +242,11 @@ def given_ranges(model: ModelProto, held: Mapping[str, Held]) -> dict[str, tuple
             bounded = len(behind) == 1 and behind[0].op_type in BOUNDED_OPS
             names = [node.output[0], *(behind[0].output if bounded else ())]
             found |= dict.fromkeys(names, held[node.name].output_range)
-    makers = {name: node for node in model.graph.node for name in node.output}
-    outputs = {v.name for v in model.graph.output}
-
-    def same(node: NodeProto) -> bool:
-        """Whether the scale of a node's result is that of its input: a Relu or Clip whose input is
-        read elsewhere too does not vanish, and leaves the values that it cuts off to others."""
-        alone = len(readers[node.input[0]]) == 1 and node.input[0] not in outputs
-        return node.op_type in PASSING_OPS or (node.op_type in BOUNDED_OPS and alone)
-
+    scales = Scales(model)
     for node in model.graph.node:
         if node.name in held and held[node.name].input_range is not None:
-            source: str | None = node.input[0]
-            while source is not None:  # back through what has, or vanishes into, the same scale
-                found[source] = held[node.name].input_range  # type: ignore[assignment]
-                maker = makers.get(source)
-                source = maker.input[0] if maker is not None and same(maker) else None
+            for name in scales.back(node.input[0]):
+                found[name] = held[node.name].input_range  # type: ignore[assignment]
     return found
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from paretune.errors import CandidateError
 from paretune.operators.learned_step import (
@@ -87,28 +88,64 @@ class Block(nn.Module):
         return self.act(self.b(self.act(self.norm(self.a(x)))) + x)
 
 
-def small() -> nn.Module:
+class Small(nn.Module):
+    """A stem of functions, which a shortcut reads too, and a sum that only a pooling reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.blocks = nn.Sequential(Block(), Block())
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.max_pool2d(functional.relu(self.norm(self.stem(x))), 2)
+        return self.fc(functional.adaptive_avg_pool2d(self.blocks(x), 1).flatten(1))
+
+
+class Tokens(nn.Module):
+    """Linear layers of tokens, whose biases the file adds by operators of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(12, 16), nn.LayerNorm(16)
+        self.up, self.down, self.fc = nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.reshape(-1, 16, 12))
+        x = x + self.down(functional.gelu(self.up(self.norm(x))))
+        return self.fc(x.mean(1))
+
+
+def small(kind: type[nn.Module] = Small) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), Block(), Block()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
-    )
+    return kind()
 
 
-LAYERS = ("0", "3.a", "3.b", "4.a", "4.b", "7")
+TOKEN_LAYERS = ("first", "up", "down", "fc")
+LAYERS = ("stem", "blocks.0.a", "blocks.0.b", "blocks.1.a", "blocks.1.b", "fc")
 
 
-@pytest.mark.parametrize("pair", [(8, 8), (4, 8), (2, 8), (4, 32)])
+@pytest.mark.parametrize(
+    ("pair", "kind", "layers"),
+    [
+        *((pair, Small, LAYERS) for pair in ((8, 8), (4, 8), (2, 8), (4, 32))),
+        ((4, 8), Tokens, TOKEN_LAYERS),
+    ],
+)
 @pytest.mark.parametrize("format", ["qoperator", "qdq"])
 def test_the_file_predicts_what_the_trained_network_does(
-    pair: tuple[int, int], format: str, tmp_path: Path
+    pair: tuple[int, int],
+    kind: type[nn.Module],
+    layers: tuple[str, ...],
+    format: str,
+    tmp_path: Path,
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     patterns = torch.randn(10, 3, 8, 8, generator=generator)
     labels = torch.arange(600) % 10
     inputs = patterns[labels] + 0.2 * torch.randn(600, 3, 8, 8, generator=generator)
-    bits = {name: Bits(*pair) for name in LAYERS}
-    network = small().train()
+    bits = {name: Bits(*pair) for name in layers}
+    network = small(kind).train()
     before = copy.deepcopy(network.state_dict())
     trained = prepare(network, bits, inputs[:64])
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
@@ -127,7 +164,7 @@ def test_the_file_predicts_what_the_trained_network_does(
     plain, grids = settle(trained)
     with torch.no_grad():
         expected = trained(inputs).numpy()
-    assert set(grids) == set(LAYERS)
+    assert set(grids) == set(layers)
     assert not any(isinstance(m, RoundedConv2d | Rounding) for m in plain.modules())
     assert plain.state_dict().keys() == network.state_dict().keys()
     for name, grid in grids.items():
@@ -139,19 +176,15 @@ def test_the_file_predicts_what_the_trained_network_does(
     path = tmp_path / "a.onnx"
     target.export(plain, inputs[:1], bits, [inputs[:64].numpy()], path, grids)
     given = target.load(path).predict(inputs.numpy())
-    spread = expected.max() - expected.min()
-    assert np.abs(given - expected).mean() <= 0.006 * spread
     assert (expected.argmax(1) == labels.numpy()).mean() > 0.3  # it learned: chance is 0.1
-    margin = np.diff(np.sort(expected, axis=1)[:, -2:])[:, 0]
-    sure = margin > 0.02 * spread
-    assert sure.mean() > 0.5
-    assert (given.argmax(1) == expected.argmax(1))[sure].mean() >= 0.995
+    assert (np.abs(given - expected) < 1e-4).mean() >= 0.97  # the rest: sums halfway between two
+    assert (given.argmax(1) == expected.argmax(1)).mean() >= 0.995
 
 
 def test_layers_that_read_the_same_share_a_step() -> None:
     trained = prepare(small().eval(), {n: Bits(8, 8) for n in LAYERS}, torch.randn(16, 3, 8, 8))
-    block = trained.get_submodule("3")
-    layer = trained.get_submodule("4.a")
+    block = trained.get_submodule("blocks.0")
+    layer = trained.get_submodule("blocks.1.a")
     assert layer.input_rounding is block.rounding_behind and not layer.rounds_input
     again, _ = settle(copy.deepcopy(trained))
     assert not any(m._forward_hooks for m in again.modules())
@@ -166,9 +199,9 @@ def test_what_cannot_be_trained_is_named() -> None:
         prepare(odd, {"0": Bits(4, 32)}, inputs)
     broken = small()
     with torch.no_grad():
-        broken[0].weight.fill_(float("nan"))
-    with pytest.raises(CandidateError, match="^0: its weights are not finite"):
-        prepare(broken, {"0": Bits(4, 8)}, inputs)
+        broken.stem.weight.fill_(float("nan"))
+    with pytest.raises(CandidateError, match="^stem: its weights are not finite"):
+        prepare(broken, {"stem": Bits(4, 8)}, inputs)
 
 
 @pytest.mark.data
