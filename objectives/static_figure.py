@@ -202,9 +202,7 @@ def _free(panel: Any, at: Spot, words: str, bars: Sequence[tuple[Spot, Spot, Spo
     return min(_AROUND, key=covered)
 
 
-def _note(
-    panel: Any, text: str, at: tuple[float, float], away: tuple[int, int], colour: str, side: str
-) -> None:
+def _note(panel: Any, text: str, at: Spot, away: Spot, colour: str, side: str) -> None:
     panel.annotate(
         text, at, away, textcoords="offset points", fontsize=8, color=colour, ha=side, zorder=9,
         va="center",
