@@ -145,7 +145,9 @@ def _check_names(freeze: Sequence[str], network: nn.Module) -> None:
     known = [name for name, _ in network.named_modules() if name]
     for name in freeze:
         if name not in known:
-            raise InputError("space.freeze", f"no module named {name!r}", nearest(name, known))
+            above = name.rpartition(".")[0]  # as who names a parameter
+            hint = f"did you mean {above!r}?" if above in known else nearest(name, known)
+            raise InputError("space.freeze", f"no module named {name!r}", hint)
 
 
 def _below(name: str, prefixes: Sequence[str]) -> bool:

@@ -102,6 +102,8 @@ def _retype(value: Any, expected: list[str]) -> str:
         if re.fullmatch(r"[-+]?[0-9]+", value):
             return "remove the quotes"
         return "write it as 1.0e-3" if re.fullmatch(r"[-+]?[0-9.]+[eE].*", value) else ""
+    if "a whole number" in expected and isinstance(value, float):
+        return "round it"
     if "text" in expected and isinstance(value, bool | int | float):
         return "put quotes around it if it is meant as text"
     if value is None:

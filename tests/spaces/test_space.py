@@ -79,6 +79,8 @@ def test_frozen_layers_are_not_cut_and_a_wrong_name_is_answered() -> None:
     assert "a" not in space.full and "a" not in space.identity.layers
     with pytest.raises(InputError, match="did you mean 'head'"):
         discover(network, example, freeze=["heads"])
+    with pytest.raises(InputError, match="did you mean 'head'"):
+        discover(network, example, freeze=["head.weigth"])
 
 
 def test_residual_sums_are_one_group() -> None:

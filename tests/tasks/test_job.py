@@ -161,6 +161,7 @@ WRONG = [
     ("space.prune", "yes", "expected true or false or a mapping, got 'yes'"),
     ("space.bits", [], "is empty"),
     ("space.bits", [8, 8], "listed twice"),
+    ("space.bits", [7.5], "got 7.5; round it"),
     ("space.bits", [8, 64], "at most 32"),
     ("space.bits", ["w4b8"], "space.bits[0]: 'w4b8' is not known here; write 8, or w4a32"),
     ("space.bits", 8, "expected a list, got 8; put it in brackets"),
