@@ -52,8 +52,12 @@ def test_open_filter_compare_picture_and_hover(digits_study: Path, tmp_path: Pat
         def says(text: str, seconds: float = 90.0) -> None:
             browser.wait(f"document.body.innerText.includes({text!r})", seconds)
 
-        browser.open(f"{pages}/{report.run_id}")  # the description begins with the answer
+        browser.open(f"{pages}/{report.run_id}")  # title and description begin with the answer
         says(conclusion(front))
+        titles = "[...document.querySelectorAll('h1, h2, h3')]"
+        high = "x => x.getBoundingClientRect().bottom < 300"
+        words = f"x.innerText.includes({conclusion(front)!r})"
+        browser.wait(f"{titles}.filter({high}).some(x => {words})")
         says("Baseline")
         says("hypervolume")
         only = quote("tags.pareto = 'true'")

@@ -17,11 +17,12 @@ from .ask import Row
 from .front_files import FRONT_FILES, SCREENED_FILE, write_front_files
 from .ledger import FINAL_RUNGS
 from .mlflow_link import MlflowSettings, mlflow_calls, reason
-from .mlflow_runs import CAUSE, NOTE, PARETO, Runs
+from .mlflow_runs import CAUSE, NAME, NOTE, PARETO, Runs
 from .mlflow_view import (
     run_files,
     search_note,
     search_params,
+    search_title,
     shared_view,
     trial_metrics,
     trial_note,
@@ -89,14 +90,16 @@ class Mirror:
         run, stamp = runs.children.get(row.number), int(row.finished_at * 1000)
         evaluation, mark = row.evaluation, {PARETO: str(pareto).lower()}
         metrics = trial_metrics(evaluation, confirmed)
+        identity = self.study.baseline.plan if self.study.baseline else None
+        best = evaluation if confirmed is None or confirmed.failed else confirmed
+        mark[NOTE] = trial_note(best, identity)
         if run is not None and run.status != "RUNNING":
             runs.tag(run, mark)
             missing = {k: v for k, v in metrics.items() if k not in run.metrics}
             if missing:
                 runs.log(run, missing, stamp)
             return
-        identity = self.study.baseline.plan if self.study.baseline else None
-        tags = {EVALUATION: evaluation.fingerprint, NOTE: trial_note(evaluation, identity), **mark}
+        tags = {EVALUATION: evaluation.fingerprint, **mark}
         if evaluation.cause is not None:
             tags[CAUSE] = evaluation.cause
         if run is None:
@@ -115,7 +118,7 @@ class Mirror:
             runs.log(runs.parent, {}, 0, params)
         files = run_files(runs.experiment, runs.parent.run_id)
         note = search_note(self.study, front, self._share(runs, front), files)
-        runs.tag(runs.parent, {NOTE: note})
+        runs.tag(runs.parent, {NOTE: note, NAME: search_title(self.study, front)})
 
     def _push_history(self, runs: Runs, rows: Mapping[int, Row], final: bool) -> None:
         """Steps are logged in order of number, so that none has to be corrected later."""

@@ -11,7 +11,8 @@ from .mlflow_link import MlflowSettings, client, experiment_id
 from .study import Study
 
 KIND, STUDY, TRIAL, CAUSE = "paretune.kind", "paretune.study", "paretune.trial", "paretune.cause"
-PARETO, PARENT, NOTE = "pareto", "mlflow.parentRunId", "mlflow.note.content"
+PARETO, PARENT = "pareto", "mlflow.parentRunId"
+NAME, NOTE = "mlflow.runName", "mlflow.note.content"
 _BATCH = 900  # MLflow takes 1000 metrics in a call
 _PAGE = 200  # runs asked for at a time, each within the timeout of a call
 

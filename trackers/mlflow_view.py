@@ -54,6 +54,11 @@ def search_params(study: Study) -> dict[str, str]:
     return {k: str(v)[:500] for k, v in found.items() if v is not None and str(v) != ""}
 
 
+def search_title(study: Study, front: ParetoFront) -> str:
+    """The parent run's name, the title of its page: the study's name and the answer."""
+    return f"{study.name[:120]}: {conclusion(front)}"
+
+
 def search_note(
     study: Study, front: ParetoFront, view: str | None, files: str | None = None
 ) -> str:

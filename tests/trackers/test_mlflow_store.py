@@ -12,6 +12,7 @@ import pytest
 from paretune.deploy.pull import pull
 from paretune.deploy.source import check_trusted, open_source
 from paretune.errors import EnvironmentFault, InputError
+from paretune.objectives.answers import conclusion
 from paretune.trackers.mlflow_link import MlflowSettings, mlflow_calls, reason
 from paretune.trackers.mlflow_mirror import ENDED, Mirror
 from paretune.trackers.mlflow_tracker import (
@@ -125,6 +126,7 @@ def test_the_parent_opens_with_the_answer(drawn):
     assert parent.data.tags["paretune.kind"] == "search"
     note = parent.data.tags["mlflow.note.content"]
     assert note.startswith("**Best within") and "latency" in note.split("\n")[0]
+    assert parent.info.run_name == f"made-up: {conclusion(study.front())}"
     assert len(note) < 8000 and "12 trials (2 failed)" in note
     assert parent.data.params["sampler"] == "nsga2" and parent.data.params["seed"] == "0"
     assert parent.data.params["baseline_accuracy"] == "0.91"
@@ -277,6 +279,7 @@ def test_tags_follow_the_front_and_confirmed_values_are_added(tmp_path, uri, rec
             confirmed = recorded.evaluation(number, "confirm").values["accuracy"]
             metric = runs[number].data.metrics["confirmed_accuracy"]
             assert metric == pytest.approx(confirmed, rel=1e-5)
+            assert f"**{100 * confirmed:.2f} %" in runs[number].data.tags["mlflow.note.content"]
         again = sync_while_driven(study, uri)
         assert (again.created, again.updated) == (0, 1)  # the parent is open again
         assert client(uri).get_run(again.run_id).info.status == "RUNNING"
