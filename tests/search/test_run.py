@@ -50,8 +50,8 @@ def changed(**sections):
     ("job", "options", "message"),
     [
         (JOB, {"sampler": "nsag2"}, "unknown sampler 'nsag2'; did you mean 'nsga2'"),
-        (JOB, {"trials": 0}, "search.trials"),
-        (JOB, {"workers": "2"}, "search.workers"),
+        (JOB, {"trials": 0}, "--trials: 0 must be at least 1"),
+        (JOB, {"workers": "2"}, "--workers: expected a whole number, got '2'"),
         (changed(objectives=["accuracy", "latency"]), {}, "unknown objective 'latency'"),
         (changed(constraints=["accuracy >= 2"]), {}, "share between 0 and 1"),
         (changed(target={"name": "onnxruntim-cpu"}), {}, "did you mean 'onnxruntime-cpu'"),
