@@ -15,14 +15,13 @@ from ..targets.catalogue import make_target, option_names
 from ..targets.target import Target
 from ..tasks.job import Job, load_job
 from ..tasks.load import load_task
-from ..tasks.sections import Prune, Rank
+from ..tasks.sections import LEAST_CALIBRATION, Prune, Rank
 from ..tasks.task import Task
 from .expression import Expression
 from .further import SHARED, target_suffix
 from .objective import QUANTITIES, Objective, quantity_name
 from .resources import RESOURCES, asked_resources, check_measurable
 
-LEAST_CALIBRATION = 8  # examples: fewer give no usable activation ranges
 SHARED_OPTIONS = (
     *("format", "threads", "batch", "calibration_examples"),
     *("runtime", "token_file", "fingerprint", "ca", "boards", "patience"),

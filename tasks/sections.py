@@ -14,6 +14,9 @@ from .recover_section import RecoverSection
 from .section import Arguments, Count, Section, Several, Share, Text, distinct
 from .tracker_section import TrackerSection
 
+LEAST_CALIBRATION = 8
+"""Fewer examples give no usable activation ranges."""
+
 
 class DataSection(Section):
     """The data: ``kind`` says where it comes from, the rest how it is read and divided.
@@ -174,15 +177,15 @@ class TargetSection(Section):
         what only some targets take, by target: ``{openvino-cpu: {precision: bfloat16}}``.
     format: how 8-bit layers are written; ``dynamic`` finds activation ranges at each call.
     calibration: training inputs that set activation ranges, channel importance and BatchNorm
-        statistics. batch: examples in a timed call. threads: of a timed call. remote: the board,
-        where the target is one.
+        statistics (with fewer than 32 no layer is refitted). batch: examples in a timed call.
+        threads: of a timed call. remote: the board, where the target is one.
     """
 
     name: Text | None = None
     also: Annotated[tuple[Text, ...], Field(strict=False, max_length=7)] = ()
     options: dict[Text, dict[str, Any]] = Field(default_factory=dict)
     format: Literal["qoperator", "qdq", "dynamic"] = "qoperator"
-    calibration: Annotated[int, Field(ge=1, le=100_000)] = 256
+    calibration: Annotated[int, Field(ge=LEAST_CALIBRATION, le=100_000)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     remote: RemoteSection | None = None

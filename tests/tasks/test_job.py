@@ -152,6 +152,7 @@ WRONG = [
     ("search", None, "expected a mapping, got nothing; fill it in, or remove the key"),
     ("search", [], "expected a mapping, got a list"),
     ("space.prune", {"smallest_keep": 95}, "must be at most 1; did you mean 0.95?"),
+    ("target", {"calibration": 1}, "must be at least 8"),
     (
         "space.rank",
         {"ratios": [50]},
