@@ -41,6 +41,7 @@ _CHANGED = 0.3  # of the options of a random plan
 _WIDTHS = (8, 16)  # channels that are computed together, in float32 and in int8
 _SECONDS = 0.3, 1.0  # of one timing: a small network's needs less for as many rounds
 _ROUNDS = 500
+_ENOUGH = 10  # plans that are measured although the time is up
 _LEAST = 6  # measured plans without which nothing is fitted
 
 
@@ -148,11 +149,13 @@ def fit_latency(
     inputs: np.ndarray,
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
+    seconds: float = np.inf,
 ) -> LatencyModel | None:
     """Measure some plans of the space on the target, fit, and keep the model in ``folder``.
 
     example: one input (1, ...). calibration: float32 batches for activation ranges; inputs: the
     batch that is timed. check: is called before every plan and may end it all by an exception.
+    seconds: after which no more plans are measured, if there are ten.
     The files hold quickly made weights: how long they take does not depend on their values.
     None, and said, where too few plans can be timed.
     """
@@ -170,6 +173,8 @@ def fit_latency(
         paths = [Path(scratch) / f"{i}.{target.format}" for i in range(len(plans))]
         for i, (plan, path) in enumerate(zip(plans, paths, strict=True)):
             check()
+            if len(rows) >= _ENOUGH and time.perf_counter() - begin > seconds:
+                break
             if i % 6 == 0:
                 say(f"latency of {len(plans)} plans, to predict others: {i} measured")
             try:
@@ -194,9 +199,9 @@ def fit_latency(
         say(f"only {len(rows)} plans could be timed: latency is not predicted")
         return None
     fitted = LatencyModel.fit(np.array(rows), base_ms * np.array(measured))
-    seconds = time.perf_counter() - begin
+    took = time.perf_counter() - begin
     model = LatencyModel(
-        fitted.factors, fitted.error, fitted.correlation, fitted.plans, seconds, _key(space, target)
+        fitted.factors, fitted.error, fitted.correlation, fitted.plans, took, _key(space, target)
     )
     (folder / FILE).write_text(json.dumps(model.to_json()), encoding="utf-8")
     return model

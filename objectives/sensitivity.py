@@ -93,8 +93,10 @@ def measure(
     budget: float,
     folder: Path | None = None,
     progress: Progress | None = None,
+    seconds: float = np.inf,
 ) -> Sensitivity:
-    """The table of ``screen``'s network, within a budget of screened candidates.
+    """The table of ``screen``'s network, within a budget of screened candidates and ``seconds`` of
+    this thread's time.
 
     The strongest option of every parameter comes first, then the mildest, then those between;
     what the budget leaves out is interpolated. folder: measured options are appended there, under
@@ -114,14 +116,14 @@ def measure(
     for done, (name, option) in enumerate(todo):
         if (name, option) in rows:
             continue
-        if spent / unit[1] >= budget:
+        if spent / unit[1] >= budget or spent >= seconds:
             break
         begin = time.thread_time()
         damage = probe.damage(name, option)
-        seconds = time.thread_time() - begin
-        rows[name, option] = damage, seconds
-        _append(path, name, option, damage, seconds)
-        spent += seconds
+        took = time.thread_time() - begin
+        rows[name, option] = damage, took
+        _append(path, name, option, damage, took)
+        spent += took
         if progress is not None:
             progress(done + 1, len(todo))
     damage_of = {key: damage for key, (damage, _) in rows.items()}

@@ -87,8 +87,11 @@ def _guidance(
     budget = max(_LEAST_PASS, job.search.trials * (1 + each) / 4)
     budget = study.get("sensitivity_budget") or budget
     study.put("sensitivity_budget", budget)  # a resume with another budget keeps it
+    minutes = job.search.timeout
+    seconds = study.get("sensitivity_seconds", 60 * minutes / 4 if minutes else None)
+    study.put("sensitivity_seconds", seconds)
     try:
-        return prepare(problem, study.folder, budget, say, check, timed)
+        return prepare(problem, study.folder, budget, say, check, timed, seconds)
     except EnvironmentFault:
         raise
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,22 +35,25 @@ def prepare(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
     timed: Callable[[], None] = lambda: None,
+    seconds: float | None = None,
 ) -> Guidance:
     """Damage and cost of every option.
 
     folder: where measured damages are kept, so that an interrupted pass goes on; a table of
     another network, space or set of images is not used, and ``say`` is told. budget: screened
-    candidates that the pass may cost. say: gets one line now and then. check: is called after every
-    option and plan; what it raises ends the pass, which goes on from there the next time. timed: is
-    called when nothing more is timed: from then on other work does no harm.
+    candidates that the pass may cost; seconds: that it may take, and half as many for the plans
+    that are timed (ten are in any case). say: gets one line now and then. check: is called after
+    every option and plan; what it raises ends the pass, which goes on from there the next time.
+    timed: is called when nothing more is timed: from then on other work does no harm.
     Raises what the screen raises when the network cannot be screened.
     """
     from ..objectives.screen import Screen
     from ..objectives.sensitivity import measure
 
     screen, space = Screen.for_problem(problem, folder), problem.space
+    limit = math.inf if seconds is None else seconds
     if problem.timed:
-        _predict_latency(problem, folder, screen, say, check)
+        _predict_latency(problem, folder, screen, say, check, limit / 2)
     timed()
     before = {path.name for path in folder.glob("sensitivity-*.jsonl")}
     last = -1
@@ -62,7 +66,7 @@ def prepare(
             last = step
             say(f"sensitivity of single options: {done} of {count}")
 
-    found = measure(screen, budget, folder, progress)
+    found = measure(screen, budget, folder, progress, limit)
     for name in sorted(before - {f"sensitivity-{found.key}.jsonl"}):
         say(f"{name} is of another network, space or set of images: not used")
     measured = sum(len(options) for options in found.measured.values())
@@ -81,6 +85,7 @@ def _predict_latency(
     screen: Screen,
     say: Callable[[str], None],
     check: Callable[[], None],
+    seconds: float,
 ) -> None:
     """Let the screen predict latency, from plans measured on the target now or before."""
     from ..objectives.latency_model import fit_latency
@@ -97,6 +102,7 @@ def _predict_latency(
         inputs.numpy(),
         say,
         check,
+        seconds,
     )
     if model is not None:
         say(

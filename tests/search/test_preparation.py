@@ -98,3 +98,12 @@ def test_a_worker_screens_and_measures(problem, prepared):
     assert screened.artifact is None and measured.artifact is not None
     assert screened.values["macs"] == measured.values["macs"]
     assert screened.values["size_bytes"] == pytest.approx(measured.values["size_bytes"], rel=0.02)
+
+
+def test_a_pass_ends_with_its_time(problem, prepared, tmp_path):
+    """What is left out of the table has the damage of others of its family."""
+    short = prepare(problem, tmp_path, 1e9, lambda _: None, seconds=1e-6)
+    (kept,) = tmp_path.glob("sensitivity-*.jsonl")
+    assert len(kept.read_text().splitlines()) == 1 + 1
+    assert {n: len(row) for n, row in short.damage.items()} == problem.space.parameters
+    assert all(row[-1] > 0 for row in short.damage.values())
