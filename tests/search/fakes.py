@@ -22,6 +22,8 @@ from paretune.errors import CandidateError, EnvironmentFault, InputError
 from paretune.objectives.evaluation import Artifact, Evaluation
 from paretune.spaces.plan import CompressionPlan, LayerChoice
 
+WIDTH = 1 << 16  # of a network that is timed
+
 
 @dataclass(frozen=True)
 class ToySpace:
@@ -152,7 +154,7 @@ class Asking(Toy):
         with tempfile.TemporaryDirectory() as folder:
             model, inputs = Path(folder) / "model.onnx", Path(folder) / "inputs.npy"
             write_relu(model, plan.fingerprint)
-            np.save(inputs, np.ones((1, 64), np.float32))
+            np.save(inputs, np.ones((1, WIDTH), np.float32))
             asked = {"target": "onnxruntime-cpu", "path": str(model), "baseline": str(model)}
             answer = self.ask({**asked, "inputs": str(inputs)})
         if "timing" not in answer:
@@ -164,7 +166,7 @@ def write_relu(path: Path, name: str) -> None:
     """An exported network of one layer; ``name`` makes it another file."""
     from onnx import TensorProto, helper, save_model
 
-    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 64]) for n in ("x", "y"))
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", WIDTH]) for n in ("x", "y"))
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], name, [x], [y])
     opset = [helper.make_opsetid("", 17)]
     save_model(helper.make_model(graph, opset_imports=opset, ir_version=8), path)

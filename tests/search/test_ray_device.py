@@ -1,5 +1,6 @@
 """The latency device of a cluster has a place of its own: it comes back, whatever it died of."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -38,9 +39,18 @@ def device_process(node):
     from ray_cluster import descendants
 
     for pid in descendants(node.pid):
-        if b"ray::Device" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
+        with contextlib.suppress(OSError):
+            if b"ray::Device" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
     return None
+
+
+def alive(pid):
+    """Whether a process runs, and is not waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def placed_on_a_further_node(cluster):
@@ -100,14 +110,18 @@ def test_workers_give_way_to_the_latency_device(cluster, fakes, factory, tmp_pat
     plans = [space.plan({"rank:l0": i % 4, "rank:l1": i // 4}) for i in range(12)]
     fakes.write_relu(tmp_path / "deadly", plans[1].fingerprint)
     digest = hashlib.sha256((tmp_path / "deadly").read_bytes()).hexdigest()
-    place, killed = reservation.node, []
+    own = f"device-{device._actor_id.hex()}"
+    place, killed, current = reservation.node, [], [device_process(node)]
 
     def kill_at_deadly(_):
-        for mark in Path(tempfile.gettempdir()).glob(f"paretune-*/device-*/{digest}.begun"):
-            pid = device_process(node)
-            if mark.stat().st_size == len(killed) + 1 and pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+        """At once when it is being timed; whose process that is was looked up before."""
+        if not alive(current[0]):
+            current[0] = device_process(node)
+        for mark in Path(tempfile.gettempdir()).glob(f"paretune-*/{own}/{digest}.begun"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if mark.stat().st_size == len(killed) + 1 and current[0] is not None:
+                    os.kill(current[0], signal.SIGKILL)
+                    killed.append(current[0])
 
     def kill_node(causes):
         if causes and node in cluster.nodes:
