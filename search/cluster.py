@@ -3,6 +3,7 @@ device and its workers."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ class Cluster:
 
         check_cluster(address, job)
         self._job, self._device = job, None
+        self._reservation: Any = None
         with tempfile.TemporaryDirectory(prefix="paretune-cluster-") as scratch:
             self._code, runtime_env = _luggage(job, Path(scratch))
             connect(address, runtime_env)
@@ -57,21 +59,25 @@ class Cluster:
         if not needs_device(problem):
             return problem
         from .ray_connection import check_resources
-        from .ray_device import ask_device, start_device
+        from .ray_device import Reservation, ask_device, start_device
 
         held = ray_names(self._job.cluster.device)
         check_resources("cluster.device", held, self._job.where)
-        name = f"paretune-device-{study.id}-{os.getpid()}"
-        device = self._device = start_device(name, self._job.to_json(), held)
+        reservation = self._reservation = Reservation(held)
+        name, why = f"paretune-device-{study.id}-{os.getpid()}", "its resources are taken"
+        device = self._device = start_device(name, self._job.to_json(), reservation)
         try:
-            node = ray.get(device.node.remote(), timeout=_DEVICE_START_S)
+            if reservation.placed(_DEVICE_START_S):
+                why = ""
+                ray.get(device.ready.remote(), timeout=_DEVICE_START_S)
         except ray.exceptions.RayError as error:
+            why = " ".join(str(error).split())[:300] or "its process says nothing"
+        if why:
             raise EnvironmentFault(
-                f"the latency device does not start within {_DEVICE_START_S:g} s: "
-                f"{' '.join(str(error).split())[:300] or 'its resources are taken'}"
-            ) from None
+                f"the latency device does not start within {_DEVICE_START_S:g} s: {why}"
+            )
         worker = ray_names(self._job.cluster.resources)  # beside the device
-        check_resources("cluster.resources", worker, self._job.where, (node, held))
+        check_resources("cluster.resources", worker, self._job.where, (reservation.node, held))
         return on_device(problem, study.folder.resolve(), lambda asked: ask_device(device, asked))
 
     def workers(self, count: int, screening: bool) -> Workers:
@@ -99,7 +105,7 @@ class Cluster:
             self._device,
             self._code,
         )
-        return RayPool(site, count, ray_names(held.resources), training)
+        return RayPool(site, count, ray_names(held.resources), training, self._reservation)
 
     def close(self) -> None:
         """Leave the cluster; its actors of this search end."""
@@ -117,10 +123,12 @@ class Cluster:
 def _luggage(job: Job, scratch: Path) -> tuple[dict[str, str], dict[str, Any]]:
     """(where the job's code is to be found in a worker's directory, Ray's runtime environment).
 
-    In a submitted job both are there already: the job's folder is the working directory.
+    In a job that was submitted with a working directory, as ``paretune submit`` does, both are
+    there already; the entrypoint of a RayJob has none.
     """
-    if _SUBMITTED in os.environ:
-        return {str(job.folder): "."}, {}
+    submitted = json.loads(os.environ.get(_SUBMITTED) or "{}").get("runtime_env") or {}
+    if submitted.get("working_dir") and job.folder.is_relative_to(Path.cwd()):
+        return {str(job.folder): str(job.folder.relative_to(Path.cwd()))}, {}
     for name in ("code", "wheel"):
         (scratch / name).mkdir()
     code = pack_code(job, scratch / "code")

@@ -51,7 +51,9 @@ def submit(
         job, address, trials, workers, out, not without_token, plain_http
     )
     typer.echo(job_id)
-    if follow:
+    if not follow:
+        typer.echo(f"see what it prints: paretune logs {job_id} --follow", err=True)
+    else:
         for text in service.logs(job_id, follow=True):
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -115,6 +117,9 @@ def list_jobs(
 
     from .service import Service
 
-    for row in Service(address, not without_token, plain_http).jobs():
+    rows = Service(address, not without_token, plain_http).jobs()
+    if not rows:
+        typer.echo(f"no search was submitted to {address}", err=True)
+    for row in rows:
         begin = datetime.fromtimestamp(row["begin"]).strftime("%Y-%m-%d %H:%M:%S")
         typer.echo(f"{row['id']}  {row['status']:9}  {begin}  {row['name']}")

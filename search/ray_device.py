@@ -1,5 +1,5 @@
-"""The latency device of a cluster: one actor that holds its resource and times one file at a
-time."""
+"""The latency device of a cluster: one actor with a reservation of its own that times one file at
+a time."""
 
 from __future__ import annotations
 
@@ -15,74 +15,109 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.util.placement_group import placement_group, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 NAMESPACE = "paretune"
+MOST_DEATHS = 2  # of the device's process while it timed one file
 _PATIENCE_S = 3600.0  # a queue of many workers is no fault
 
 
-@ray.remote(max_restarts=-1, max_task_retries=1)
+@ray.remote(max_restarts=-1, max_task_retries=-1)
 class Device:
-    """Times exported files on the node that it runs on. job: the resolved job."""
+    """Times exported files on the node that it runs on, also after its process or its node died.
+
+    job: the resolved job.
+    """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         from ..objectives.problem import parse_targets
         from ..tasks.job import load_job
 
         self._targets = {target.name: target for target in parse_targets(load_job(job))}
-        self._folder = Path(tempfile.mkdtemp(prefix="paretune-device-"))
-        self._baselines: dict[str, Path] = {}
+        identity = f"device-{ray.get_runtime_context().get_actor_id()}"
+        self._folder = Path(tempfile.gettempdir()) / f"paretune-{os.getuid()}" / identity
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def node(self) -> str:
-        """The id of the node that it runs on."""
-        return str(ray.get_runtime_context().get_node_id())
+    def ready(self) -> bool:
+        """That it has started."""
+        return True
 
     def time(
         self, target: str, suffix: str, candidate: bytes, baseline: bytes, inputs: np.ndarray
     ) -> dict[str, Any]:
         """``{"timing": ...}``, or ``{"error": ...}`` where the file cannot be timed.
 
-        Timings of several searches on one machine exclude each other.
+        Timings of several searches on one machine exclude each other. A file that was being timed
+        when the process died, twice, is not timed again.
         """
         from ..errors import ParetuneError
 
         path = self._folder / f"candidate{suffix}"
-        path.write_bytes(candidate)
+        begun = self._folder / f"{hashlib.sha256(candidate).hexdigest()}.begun"
+        if begun.exists() and begun.stat().st_size >= MOST_DEATHS:
+            return {"error": f"the file killed the latency device {MOST_DEATHS} times"}
         lock = Path(tempfile.gettempdir()) / f"paretune-device-{os.getuid()}.lock"
         try:
-            with lock.open("a") as held:
+            path.write_bytes(candidate)
+            with lock.open("a") as held, begun.open("ab", buffering=0) as mark:
                 fcntl.flock(held, fcntl.LOCK_EX)
+                mark.write(b".")
                 timing = self._targets[target].time(path, self._kept(baseline, suffix), inputs)
         except ParetuneError as error:
             return {"error": str(error)}
         finally:
             path.unlink(missing_ok=True)
+            begun.unlink(missing_ok=True)
         notes = {**timing.notes, "host": platform.node()}
         return {"timing": {**asdict(timing), "notes": notes}}
 
     def _kept(self, baseline: bytes, suffix: str) -> Path:
         """The baseline under a name that stays, so that it is loaded once."""
-        digest = hashlib.sha256(baseline).hexdigest()
-        if digest not in self._baselines:
-            self._baselines[digest] = self._folder / f"{digest}{suffix}"
-            self._baselines[digest].write_bytes(baseline)
-        return self._baselines[digest]
+        path = self._folder / f"{hashlib.sha256(baseline).hexdigest()}{suffix}"
+        if not path.exists():
+            draft = path.with_suffix(".part")
+            draft.write_bytes(baseline)
+            os.replace(draft, path)
+        return path
 
 
-def start_device(name: str, job: Mapping[str, Any], resources: Mapping[str, float]) -> Any:
-    """The named actor; it holds ``resources`` (Ray's names) until the search ends."""
-    own = {key: n for key, n in resources.items() if key not in ("CPU", "GPU")}
+class Reservation:
+    """What the latency device holds on one node, whatever becomes of its process; when that node is
+    lost, on the next one that has it free. resources: Ray's names."""
+
+    def __init__(self, resources: Mapping[str, float]) -> None:
+        self.resources = dict(resources)
+        self.group = placement_group([self.resources])
+
+    def placed(self, within_s: float = 0.0) -> bool:
+        """Whether a living node holds it, ``within_s`` at the latest."""
+        if within_s and not self.group.wait(within_s):
+            return False
+        return str(placement_group_table(self.group)["state"]) == "CREATED"
+
+    @property
+    def node(self) -> str:
+        """The id of the node that it is placed on."""
+        return str(placement_group_table(self.group)["bundles_to_node_id"][0])
+
+
+def start_device(name: str, job: Mapping[str, Any], reservation: Reservation) -> Any:
+    """The named actor; it runs where ``reservation`` is, until the search ends."""
+    held = reservation.resources
     return Device.options(  # type: ignore[attr-defined]
         name=name,
         namespace=NAMESPACE,
-        num_cpus=resources.get("CPU", 0),
-        num_gpus=resources.get("GPU", 0),
-        resources=own,
+        num_cpus=held.get("CPU", 0),
+        num_gpus=held.get("GPU", 0),
+        resources={key: n for key, n in held.items() if key not in ("CPU", "GPU")},
+        scheduling_strategy=PlacementGroupSchedulingStrategy(reservation.group, 0),
     ).remote(job)
 
 
 def ask_device(device: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What the device answers to :meth:`.on_device.OnDevice.time`; ``error`` where the file killed
-    it twice, ``fault`` where it is out of reach."""
+    """What the device answers to :meth:`.on_device.OnDevice.time`; ``fault`` where it is out of
+    reach. While it is restarted, or moved to another node, this waits."""
     path = Path(asked["path"])
     try:
         answer: dict[str, Any] = ray.get(

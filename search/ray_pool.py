@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import EnvironmentFault, ParetuneError
+from ..errors import EnvironmentFault, InputError, ParetuneError
 from ..objectives.evaluation import Artifact, Evaluation
 from ..spaces.plan import CompressionPlan
 from .jobs import Result, WorkerJob
+from .ray_connection import check_resources
+from .ray_device import Reservation
 from .ray_tune import FINISHED, Bundles, run_trials
 from .ray_worker import PLAN, Site
 from .worker import rebuilt
 
 MOST_LOST = 3  # trials in a row whose actors die before any plan was tried
 MOST_SCREENED = 8  # candidates screened in one trial
+GIVE_WAY_S = 10.0  # a device that moves to a node with room has it by then
+MOST_AWAY_S = 600.0  # a device without a place ends the search
+_LOOK_S = 2.0
+_log = logging.getLogger(__name__)
 
 
 class RayPool:
     """Workers for a search on the Ray cluster that this process is connected to.
 
     site: what each worker loads. workers: actors at most. resources: what each holds, e.g.
-    ``{"CPU": 1, "GPU": 0.25}``; training: the same while a plan is trained.
+    ``{"CPU": 1, "GPU": 0.25}``; training: the same while a plan is trained. device: what the
+    latency device holds; when its node is lost and no other has room, all workers give way.
 
     A Tuner runs in a thread of its own while the pool is open. Its searcher suggests what was
     submitted, in that order; an actor that dies costs its plan one further attempt, in another
@@ -39,8 +48,9 @@ class RayPool:
         workers: int,
         resources: Mapping[str, float],
         training: Mapping[str, float] | None = None,
+        device: Reservation | None = None,
     ) -> None:
-        self._site, self.workers = site, workers
+        self._site, self.workers, self._device = site, workers, device
         self._bundles = Bundles(dict(resources), dict(training or resources))
         self._change = threading.Condition()
         self._queue: deque[WorkerJob] = deque()
@@ -50,6 +60,9 @@ class RayPool:
         self._fatal: ParetuneError | None = None
         self._closed = False
         self._lost, self._why = 0, ""
+        self._look_at = 0.0  # when the device is looked at next
+        self._away_since: float | None = None
+        self._yielding = False
         self._scratch = tempfile.mkdtemp(prefix="paretune-tune-")
         self._thread = threading.Thread(target=self._run, name="ray-tune", daemon=True)
         self._thread.start()
@@ -111,8 +124,8 @@ class RayPool:
 
     @property
     def closed(self) -> bool:
-        """Whether the pool is closed, or about to be."""
-        return self._closed
+        """Whether the workers are to end: for good, or to give way to the latency device."""
+        return self._closed or self._in_the_way()
 
     def __enter__(self) -> RayPool:
         return self
@@ -175,12 +188,66 @@ class RayPool:
             self._change.notify_all()
 
     def _run(self) -> None:
-        """Ray Tune's loop, until the pool is closed."""
+        """Ray Tune's loop, until the pool is closed; begun anew after the workers gave way."""
         try:
-            run_trials(self, self._site, self.workers, self._bundles, self._scratch)
-            self._end("Ray Tune ended before the search did; look at the cluster's logs")
+            while not self._closed:
+                place = tempfile.mkdtemp(dir=self._scratch)
+                try:
+                    run_trials(self, self._site, self.workers, self._bundles, place)
+                except Exception:
+                    if not self._yielding:
+                        raise
+                if not self._yielding:
+                    return self._end("Ray Tune ended before the search did; look at its logs")
+                if not self._wait_for_device():
+                    return
         except Exception as error:
             self._end(f"Ray Tune ended: {' '.join(str(error).split())[:500]}")
+
+    def _in_the_way(self) -> bool:
+        """Whether the workers are to give way, as the device finds no place; asked many times a
+        second."""
+        now = time.monotonic()
+        if self._device is not None and not self._yielding and now >= self._look_at:
+            self._look_at = now + _LOOK_S
+            lost = not self._device.placed()
+            self._away_since = (self._away_since or now) if lost else None
+            if self._away_since is not None and now - self._away_since >= GIVE_WAY_S:
+                _log.warning("the latency device lost its node: all workers make room for it")
+                self._yielding = True
+        return self._yielding
+
+    def _wait_for_device(self) -> bool:
+        """All workers have ended: what they were at is queued again, and the device takes its
+        place. Whether the search can go on."""
+        with self._change:
+            for jobs in reversed(self._at_work.values()):
+                self._queue.extendleft(reversed(jobs))
+            self._at_work.clear()
+        assert self._device is not None and self._away_since is not None
+        end = self._away_since + MOST_AWAY_S
+        while not self._closed and not self._room():
+            if time.monotonic() > end:
+                held = ", ".join(f"{n:g} {name}" for name, n in self._device.resources.items())
+                self._end(
+                    f"the latency device lost its node, and for {MOST_AWAY_S / 60:g} min no other "
+                    f"had {held} free for it beside a worker; start one, and go on"
+                )
+                return False
+            time.sleep(_LOOK_S)
+        self._away_since, self._yielding = None, False
+        return not self._closed
+
+    def _room(self) -> bool:
+        """Whether the device has its place, and some node has room for a worker beside it."""
+        if self._device is None or not self._device.placed():
+            return False
+        taken = (self._device.node, self._device.resources)
+        try:
+            check_resources("", self._bundles.resources, str, taken)
+        except InputError:
+            return False
+        return True
 
     def _end(self, why: str) -> None:
         with self._change:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import time
@@ -64,6 +65,7 @@ class Service:
             from ray.job_submission import JobSubmissionClient
         except ImportError as error:
             raise _no_ray(error) from None
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
         try:
             return JobSubmissionClient(self.address)
         except Exception as error:

@@ -1,5 +1,6 @@
 """A Ray cluster of the tests' own on this machine: nodes that are started, and killed whole."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -94,11 +95,13 @@ class RayCluster:
                 time.sleep(0.2)
         return head
 
-    def start_node(self, cpus):
+    def start_node(self, cpus, *has):
         """A further node, with a folder of its own as on another machine: in a common one a node
-        would install a job's wheel over the one that the others are reading."""
+        would install a job's wheel over the one that the others are reading.
+
+        has: what else it has, e.g. ``--num-gpus=1``."""
         own = f"--temp-dir={self.folder}/n{self.started}"
-        return self._start(cpus, f"--address={self.address}", own)
+        return self._start(cpus, f"--address={self.address}", own, *has)
 
     def _start(self, cpus, *arguments):
         """A node that is up: its ``ray start`` has said so."""
@@ -163,3 +166,21 @@ def descendants(pid):
         found += children
         waiting += children
     return found
+
+
+def at_work(node):
+    """The evaluators' processes on a node of the cluster."""
+    found = []
+    for pid in descendants(node.pid):
+        with contextlib.suppress(OSError):
+            if b"paretune.search.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+def runs_from(pid):
+    """The folder that a process of the cluster has paretune from."""
+    settings = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    (path,) = [line for line in settings if line.startswith("PYTHONPATH=")]
+    places = map(Path, path.removeprefix("PYTHONPATH=").split(os.pathsep))
+    return next(place for place in places if (place / "paretune" / "__init__.py").exists())

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,39 @@ def test_its_versions_and_commands_are_ours(example):
     assert "paretune" in scripts
     board = next(g for g in spec["rayClusterSpec"]["workerGroupSpecs"] if g["groupName"] == "board")
     assert json.loads(json.loads(board["rayStartParams"]["resources"])) == {"edge-board": 1}
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "cuda", "tpu"])
+def test_the_image_is_asked_for_what_constraints_pin(accelerator, tmp_path):
+    """The recipe's own shell lines, with a pip that writes down what it is asked for."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    (install,) = [line for line in lines if line.startswith("RUN") and "ACCELERATOR" in line]
+    pip, said = tmp_path / "pip", tmp_path / "said"
+    pip.write_text(f'#!/bin/sh\necho "$@" >> {said}\ncat {tmp_path}/tmp/rest.txt >> {said} || :\n')
+    pip.chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+    shutil.copy(ROOT / "constraints.txt", tmp_path / "tmp")
+    done = subprocess.run(
+        ["sh", "-c", install.removeprefix("RUN").replace("/tmp/", f"{tmp_path}/tmp/")],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ACCELERATOR": accelerator},
+        **{"capture_output": True, "text": True},
+    )
+    if accelerator == "tpu":
+        assert (done.returncode, done.stdout) == (1, "ACCELERATOR is cpu or cuda, not 'tpu'\n")
+        return
+    assert done.returncode == 0, done.stderr
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    torch, vision, ray = (
+        next(pin for pin in pins if pin.startswith(f"{name}=="))
+        for name in ("torch", "torchvision", "ray")
+    )
+    first, second = [line for line in said.read_text().splitlines() if line.startswith("install ")]
+    assert torch in first and vision in first
+    assert ("--index-url https://download.pytorch.org/whl/cpu" in first) == (accelerator == "cpu")
+    assert second.endswith(f"ray[default,tune]=={ray.removeprefix('ray==')}")
+    loose = torch.replace("==", ">=")  # the one from torch's own index has a suffix
+    assert loose in said.read_text().splitlines() and "onnx==" in said.read_text()
+    assert not list((tmp_path / "tmp").glob("*.txt"))
 
 
 def test_the_image_pins_what_constraints_pin():

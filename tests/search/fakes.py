@@ -8,15 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from paretune.errors import CandidateError, EnvironmentFault, InputError
 from paretune.objectives.evaluation import Artifact, Evaluation
 from paretune.spaces.plan import CompressionPlan, LayerChoice
+
+WIDTH = 1 << 16  # of a network that is timed
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,46 @@ class Toy:
                     open(marker, "w").close()
                 os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(10)
+
+
+class Asking(Toy):
+    """Has a small file timed by the latency device, as a worker on a cluster does."""
+
+    def connect(self, ask: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.ask = ask
+
+    def evaluate(
+        self,
+        plan: CompressionPlan,
+        rung: str = "measure",
+        baseline: Evaluation | None = None,
+        artifact: Artifact | None = None,
+    ) -> Evaluation:
+        found = super().evaluate(plan, rung, baseline, artifact)
+        with tempfile.TemporaryDirectory() as folder:
+            model, inputs = Path(folder) / "model.onnx", Path(folder) / "inputs.npy"
+            write_relu(model, plan.fingerprint)
+            np.save(inputs, np.ones((1, WIDTH), np.float32))
+            asked = {"target": "onnxruntime-cpu", "path": str(model), "baseline": str(model)}
+            answer = self.ask({**asked, "inputs": str(inputs)})
+        if "timing" not in answer:
+            raise CandidateError(answer.get("error") or str(answer))
+        return found
+
+
+def write_relu(path: Path, name: str) -> None:
+    """An exported network of one layer; ``name`` makes it another file."""
+    from onnx import TensorProto, helper, save_model
+
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", WIDTH]) for n in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], name, [x], [y])
+    opset = [helper.make_opsetid("", 17)]
+    save_model(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+
+
+def asking(**kwargs: Any) -> Asking:
+    settings: dict[str, Any] = {"faults": {}, "sleep_s": 0.0, "log": None, **kwargs}
+    return Asking(settings["faults"], settings["sleep_s"], settings["log"])
 
 
 def toy(**kwargs: Any) -> Toy:

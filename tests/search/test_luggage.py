@@ -1,5 +1,6 @@
 """What travels to a cluster: the wheel, the job, its code and weights; and what must not."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -96,6 +97,29 @@ def test_a_workers_job_names_the_code_in_its_own_directory(job, tmp_path):
     assert there["folder"] == "/node/dir/code0"
     assert there["task"]["weights"] == resolved.task.weights  # travels with the network
     assert packed(folder / "code1") == ["parts/__init__.py", "parts/blocks.py", "small.py"]
+
+
+@pytest.mark.parametrize(
+    ("submitted", "joined"),
+    [
+        ({"working_dir": "gcs://package.zip", "py_modules": ["gcs://wheel.whl"]}, set()),
+        ({"env_vars": {"X": "y"}}, {"working_dir", "py_modules"}),  # the entrypoint of a RayJob
+        (None, {"working_dir", "py_modules"}),
+    ],
+)
+def test_only_what_submit_sent_is_there_already(job, monkeypatch, submitted, joined):
+    from paretune.search import cluster, ray_connection
+
+    runtime_envs = []
+    monkeypatch.setattr(cluster, "check_cluster", lambda *_: None)
+    monkeypatch.setattr(ray_connection, "connect", lambda _, env: runtime_envs.append(env))
+    if submitted is not None:
+        message = json.dumps({"runtime_env": submitted, "metadata": {}})
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", message)
+    monkeypatch.chdir(job.parent)
+    job.write_text(JOB.replace("/cluster/code/score.py:score", "accuracy"))
+    cluster.Cluster("auto", load_job("job.yaml"))
+    assert [set(env) for env in runtime_envs] == [joined]
 
 
 def test_the_wheel_is_the_package_and_installs(tmp_path):

@@ -65,7 +65,8 @@ def test_trials_on_a_cluster(cluster, fakes, factory, plans, tmp_path):
     from paretune.search.ray_worker import Site
 
     log = tmp_path / "log"
-    faults = {"segv": plans[1], "hang": plans[3], "raise": plans[5], "exit": plans[7]}
+    names = ("segv", "hang", "raise", "exit", "memory")
+    faults = dict(zip(names, plans[1::2], strict=False))
     settings = {
         "faults": {plan.fingerprint: fault for fault, plan in faults.items()},
         "log": str(log),
@@ -81,8 +82,9 @@ def test_trials_on_a_cluster(cluster, fakes, factory, plans, tmp_path):
             "hang": "exceeded its deadline of 3 s",
             "raise": "ValueError: the weights cannot be factorised",
             "exit": "the worker ended with exit code 7",
+            "memory": "out of memory (cap 4.0 GB)",
         }
-        for number in (0, 2, 4, 6, 8, 9):
+        for number in range(0, 10, 2):
             assert results[number].evaluation == fakes.measured(plans[number])
         before = actors()
         assert len(before) == 2
@@ -179,3 +181,41 @@ def test_another_version_of_ray_is_refused_without_joining(cluster, monkeypatch)
     monkeypatch.setattr(ray, "__version__", "2.9.3")
     with pytest.raises(InputError, match=f"the cluster runs {theirs}, this is 2.9.3; pip install"):
         look(cluster.address)
+
+
+@pytest.mark.slow
+def test_workers_share_a_gpu_and_the_device_is_elsewhere(cluster, factory, plans, tmp_path):
+    """Accuracy where GPUs are, four workers on one of them; latency on the node with the board.
+    Ray is told of both; neither is touched."""
+    import ray
+    from ray_cluster import descendants
+
+    from paretune.search.ray_device import Reservation, start_device
+    from paretune.search.ray_pool import RayPool
+    from paretune.search.ray_worker import Site
+    from paretune.tasks.job import load_job
+
+    fast = cluster.start_node(0, "--num-gpus=1")
+    board = cluster.start_node(0, '--resources={"edge-board": 1}')
+    log, reservation = tmp_path / "log", Reservation({"edge-board": 1})
+    job = {"name": "board", "task": {"model": "torch.nn:Identity", "data": {"kind": "digits"}}}
+    device = start_device("paretune-board-test", load_job(job).to_json(), reservation)
+    assert ray.get(device.ready.remote(), timeout=120)
+    (process,) = [pid for pid in descendants(board.pid) if is_device(pid)]
+    site = Site(factory, {"sleep_s": 20.0, "log": str(log)}, 60.0)
+    with RayPool(site, 4, {"GPU": 0.25}, device=reservation) as pool:
+        for number in range(4):
+            pool.submit(number, plans[number])
+        end = time.monotonic() + 120
+        while not log.exists() or len(log.read_text().splitlines()) < 4:
+            assert time.monotonic() < end
+            assert pool.collect(0.2) == []  # all four at once, or one would have ended before
+        workers = {int(line.split()[-1]) for line in log.read_text().splitlines()}
+        assert len(workers) == 4 and workers <= set(descendants(fast.pid))
+        assert process in descendants(board.pid)
+
+
+def is_device(pid):
+    with contextlib.suppress(OSError):
+        return b"ray::Device" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
