@@ -1,11 +1,14 @@
-"""One table: four networks, five compressions, on every CPU runtime installed here.
+"""One table: four networks, five compressions, on every runtime that works here.
 
     python benchmarks/runtimes.py [--out FOLDER] [--networks resnet20,...] [--targets ...]
+    python benchmarks/runtimes.py --networks resnet18,vit_tiny --batches 1,64 \\
+        --targets torch-cuda,onnxruntime-cuda,tensorrt        # on a machine with an NVIDIA GPU
 
 A row is a file of one network, compressed one way, on one runtime: its latency over that runtime's
-own float32 file (interleaved, one thread, batch 1), its bytes, and how far it agrees with the
-torch network it was exported from. Finished rows are kept in FOLDER/rows.jsonl, so that the
-command goes on where it was stopped; delete the file to begin anew. A row that fails says why.
+own float32 file (interleaved, one thread), its bytes, and how far it agrees with the torch network
+it was exported from. On a GPU there is a float16 row besides. Finished rows are kept in
+FOLDER/rows.jsonl, so that the command goes on where it was stopped; delete the file to begin anew.
+A row that fails says why.
 
 ResNet-20 has trained weights and CIFAR-10 images where PARETUNE_DATA names them; agreement is then
 the share of 500 test images with the same prediction. The other networks have random weights with
@@ -27,22 +30,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from paretune.errors import ParetuneError
+from paretune.errors import CandidateError, ParetuneError
 from paretune.operators.compress import Compressor
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan
 from paretune.spaces.space import SearchSpace
 from paretune.targets.catalogue import TARGETS, make_target
+from paretune.targets.target import Bits, Target
 from paretune.tasks.load import load_task
 from paretune.tasks.vision import cifar_resnet
 
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, ...]] = {
     "float32": (),
+    "float16": (),
     "int8": ("bits",),
     "pruned 50 %": ("keep",),
     "pruned + int8": ("keep", "bits"),
     "low-rank": ("rank",),
 }
+WIDTHS = {"float16": (16, 16), "int8": (8, 8), "pruned + int8": (8, 8)}
 EXAMPLES = 32  # for calibration and agreement of networks with random weights
 IMAGES = 500
 ATTEMPTS = 3  # at a timing that the machine's changing speed spoils
@@ -138,9 +144,20 @@ def agreement(subject: Subject, expected: np.ndarray, given: np.ndarray) -> floa
     return float(np.abs(given - expected).max() / np.abs(expected).max())
 
 
-def rows_of(name: str, targets: list[str], done: set[tuple[str, ...]], folder: Path) -> Any:
+def offers(target: Target, variant: str) -> bool:
+    """Whether a target has a row of this variant; one that it cannot run may say so."""
+    on_gpu = getattr(target, "device", None) == "cuda"
+    return variant != "float16" or (on_gpu and WIDTHS[variant] in target.choices.bits)
+
+
+def rows_of(name: str, targets: list[Target], done: set[tuple[Any, ...]], folder: Path) -> Any:
     """The rows of one network that are not there yet, one after another."""
-    missing = [(v, t) for v in VARIANTS for t in targets if (name, v, t) not in done]
+    missing = [
+        (variant, target)
+        for variant in VARIANTS
+        for target in targets
+        if offers(target, variant) and (name, variant, target.name, batch_of(target)) not in done
+    ]
     if not missing:
         return
     torch.manual_seed(0)
@@ -148,47 +165,62 @@ def rows_of(name: str, targets: list[str], done: set[tuple[str, ...]], folder: P
     example = subject.inputs[:1]
     space = discover(subject.network, example)
     compressor = Compressor(subject.network, example, space, subject.calibration)
+    identity = compressor.compress(space.identity)
     for variant in VARIANTS:
         here = [target for v, target in missing if v == variant]
         if not here:
             continue
         made = compressor.compress(plan_of(space, VARIANTS[variant]))
+        bits = made.bits
+        if variant == "float16":
+            layers = (nn.Conv2d, nn.Linear)
+            named = made.network.named_modules()
+            bits = {n: Bits(*WIDTHS[variant]) for n, m in named if isinstance(m, layers)}
         with torch.inference_mode():
             expected = torch.cat([made.network(x) for x in subject.inputs.split(50)]).numpy()
-        for target_name in here:
-            row: dict[str, Any] = {"network": name, "variant": variant, "target": target_name}
+        for target in here:
+            row: dict[str, Any] = {"network": name, "variant": variant, "target": target.name}
+            row |= {"batch": batch_of(target), "trained": subject.trained}
             begin = time.perf_counter()
+            base = folder / f"{name}-{target.name}-{batch_of(target)}.{target.format}"
+            path = base if variant == "float32" else base.with_stem(base.stem + "-candidate")
             try:
-                target = make_target(target_name, {"calibration_examples": EXAMPLES})
-                base = folder / f"{name}-{target_name}.{target.format}"
-                path = base if variant == "float32" else base.with_stem(base.stem + "-candidate")
-                batches = [subject.calibration.numpy()]
+                if variant in WIDTHS and WIDTHS[variant] not in target.choices.bits:
+                    raise CandidateError("no 8 bits there")
                 if not base.exists() and path != base:
-                    identity = compressor.compress(space.identity)
                     target.export(identity.network, example, {}, [], base)
-                target.export(made.network, example, made.bits, batches, path)
+                target.export(made.network, example, bits, [subject.calibration.numpy()], path)
                 row["size_bytes"] = path.stat().st_size
                 given = target.load(path).predict(subject.inputs.numpy())
                 row["agreement"] = agreement(subject, expected, given)
-                for _ in range(ATTEMPTS):
-                    timing = target.time(path, base, example.numpy())
-                    if not timing.unstable:
-                        break
-                if timing.unstable:
-                    row["cause"] = "timing unstable"
-                else:
-                    row |= {"latency_ratio": timing.ratio, "latency_ms": timing.latency_ms}
-                    row["latency_ratio_error"] = timing.ratio_error
+                row |= timed(target, path, base, subject.inputs.numpy())
             except (ParetuneError, RuntimeError, ValueError) as error:
                 row["cause"] = " ".join(str(error).split())[:200]
-            yield row | {"trained": subject.trained, "seconds": time.perf_counter() - begin}
+            yield row | {"seconds": time.perf_counter() - begin}
+
+
+def batch_of(target: Target) -> int:
+    return int(target.description["batch"])
+
+
+def timed(target: Target, path: Path, base: Path, inputs: np.ndarray) -> dict[str, Any]:
+    """The latency's part of a row."""
+    for _ in range(ATTEMPTS):
+        timing = target.time(path, base, inputs)
+        if not timing.unstable:
+            return {
+                "latency_ratio": timing.ratio,
+                "latency_ratio_error": timing.ratio_error,
+                "latency_ms": timing.latency_ms,
+            }
+    return {"cause": "timing unstable"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| network | runtime | what | latency ratio | ms | bytes | agreement with torch |",
-        "|---|---|---|---|---|---|---|",
+        "| network | runtime | batch | what | latency ratio | ms | bytes | agreement with torch |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         if "latency_ratio" in r:
@@ -197,10 +229,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         else:
             ratio, ms = r.get("cause", "–"), "–"
         size = f"{r['size_bytes']:,}" if "size_bytes" in r else "–"
-        kind = "of predictions" if r["trained"] else "largest relative error"
+        kind = "of predictions" if r["trained"] else "relative error"
         found = r.get("agreement")
-        same = "–" if found is None else f"{found:.2%}" if r["trained"] else f"{found:.1e}"
-        cells = [r["network"], r["target"], r["variant"], ratio, ms, size, f"{same} ({kind})"]
+        same = f"{found:.1%}" if r["trained"] and found is not None else f"{found or 0:.1e}"
+        same = "–" if found is None else f"{same} {kind}"
+        cells = [r["network"], r["target"], str(r["batch"]), r["variant"], ratio, ms, size, same]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -210,18 +243,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runtimes-table"))
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--batches", default="1", help="examples a call, e.g. 1,64")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     log = options.out / "rows.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     targets = []
     for name in options.targets.split(","):
-        try:
-            make_target(name)
-            targets.append(name)
-        except ParetuneError as error:
-            print(f"left out: {error}", flush=True)
-    done = {(r["network"], r["variant"], r["target"]) for r in rows}
+        for batch in options.batches.split(","):
+            wanted = {"calibration_examples": EXAMPLES, "batch": int(batch)}
+            try:
+                targets.append(make_target(name, wanted))
+            except ParetuneError as error:
+                print(f"left out: {error}", flush=True)
+                break
+    done = {(r["network"], r["variant"], r["target"], r["batch"]) for r in rows}
     for network in options.networks.split(","):
         for row in rows_of(network, targets, done, options.out):
             rows.append(row)
@@ -229,7 +265,7 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
             print(table([row]).splitlines()[-1], flush=True)
     order = {name: i for i, name in enumerate([*NETWORKS, *VARIANTS])}
-    rows.sort(key=lambda r: (order[r["network"]], r["target"], order[r["variant"]]))
+    rows.sort(key=lambda r: (order[r["network"]], r["target"], r["batch"], order[r["variant"]]))
     (options.out / "table.md").write_text(table(rows) + "\n")
     print(table(rows))
 

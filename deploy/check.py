@@ -160,7 +160,8 @@ def _exported_again(
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """What of the conditions of a measurement is different here, in words, or None."""
-    for key in ("onnxruntime", "openvino", "executorch", "litert", "precision", "reduce_range"):
+    runtimes = ("onnxruntime", "openvino", "executorch", "litert", "tensorrt")
+    for key in (*runtimes, "gpu", "precision", "reduce_range"):
         if key in then and then[key] != now.get(key):
             return f"{key} is {now.get(key)!r} here, it was {then[key]!r}"
     before, here = then.get("cpu", {}), now.get("cpu", {})

@@ -134,7 +134,11 @@ def _bits(bits: int) -> str:
 
 
 def _runtime(environment: Mapping[str, Any]) -> str:
-    known = [k for k in ("onnxruntime", "openvino", "executorch", "litert") if k in environment]
+    known = [
+        k
+        for k in ("onnxruntime", "openvino", "executorch", "litert", "tensorrt")
+        if k in environment
+    ]
     return ", ".join(f"{k} {environment[k]}" for k in known) or "an unknown runtime"
 
 

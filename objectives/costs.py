@@ -61,10 +61,10 @@ class CostModel:
             path = Path(folder) / f"baseline.{target.format}"
             target.export(original, example, {}, [], path)
             self._baseline_bytes = path.stat().st_size
-            if target.format == "onnx":
+            written = getattr(target, "quantized_format", "qdq")
+            if target.format == "onnx" and written is not None:
                 model = onnx.load(str(path))
                 owners = _owners(model, original)
-                written = getattr(target, "quantized_format", "qdq")
                 self._bytes = FileSize(model, written, owners)
         base = self.table.shapes(space.identity)
         self._baseline_weights = _weight_bytes(base)

@@ -30,7 +30,7 @@ def check_measurable(
     asked = asked_resources(names)
     for target in targets or ("",):
         elsewhere = {
-            "peak_memory_bytes": target.startswith("remote:") or target.endswith("-cuda"),
+            "peak_memory_bytes": target.startswith("remote:") or _device(target) == "cuda",
             "energy_mj": target.startswith("remote:"),
         }
         for quantity in asked:
@@ -64,7 +64,7 @@ _NO_METER = {
 
 
 def _device(target: str) -> str:
-    return "cuda" if target.endswith("-cuda") else "cpu"
+    return "cuda" if target.endswith("-cuda") or target == "tensorrt" else "cpu"
 
 
 def measure_resources(

@@ -20,6 +20,7 @@ TARGETS: dict[str, str] = {
     "torch-cuda": "torch_eager:TorchCuda",
     "executorch-xnnpack": "executorch_xnnpack:ExecuTorchXnnpack",
     "litert": "litert:LiteRt",
+    "tensorrt": "tensorrt:TensorRt",
 }
 """Name -> ``file:class`` in this folder, imported when the target is asked for."""
 PREFIX = "remote:"  # of targets on another machine, see remote.py

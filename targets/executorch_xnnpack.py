@@ -26,6 +26,7 @@ from .clocked import (
     in_batches_of,
     require,
 )
+from .litert_convert import WEIGHTED, chosen_nodes
 from .target import Bits, Grid
 from .whole_file import write_bytes
 
@@ -88,23 +89,38 @@ class ExecuTorchXnnpack(ClockedTarget):
         write_bytes(Path(path), data)
 
     def _quantized(self, module: Any, layers: list[str], examples: np.ndarray) -> nn.Module:
+        """The exported program with 8-bit layers, and what lies between them alone (see
+        :func:`.litert_convert.chosen_nodes`). Raises CandidateError naming a layer without."""
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
             XNNPACKQuantizer,
             get_symmetric_quantization_config,
         )
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        quantizer = XNNPACKQuantizer()
-        for layer in layers:
-            settings = get_symmetric_quantization_config(is_per_channel=True)
-            quantizer.set_module_name(layer, settings)
-        prepared = prepare_pt2e(module, quantizer)
+        weights = {f"{layer}.weight": layer for layer in layers}
+
+        class ByWeight(XNNPACKQuantizer):  # type: ignore[misc]
+            """By modules' names it would leave out every layer: weights belong to no module."""
+
+            def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+                chosen = chosen_nodes(model.graph, weights)
+                self.set_filter_function(lambda node: node in chosen)
+                return super().annotate(model)  # type: ignore[no-any-return]
+
+        settings = get_symmetric_quantization_config(is_per_channel=True)
+        prepared = prepare_pt2e(module, ByWeight().set_global(settings))
+        observed = {
+            str(node.args[1].args[0].target)
+            for node in prepared.graph.nodes
+            if node.target in WEIGHTED and node.args[1].op == "call_module"
+        }
+        for weight, layer in weights.items():
+            if weight not in observed:
+                raise CandidateError(f"{layer}: ExecuTorch has no 8-bit form of it")
         size = self.batch
         with torch.no_grad():
             for start in range(0, len(examples), size):
-                places = np.arange(start, start + size) % len(
-                    examples
-                )  # the last batch: from the first
+                places = np.arange(start, start + size) % len(examples)  # the last: from the first
                 prepared(torch.from_numpy(examples[places]))
         return convert_pt2e(prepared)  # type: ignore[no-any-return]
 

@@ -107,7 +107,10 @@ def _built(rows: list[Any], tensors: dict[str, torch.Tensor], device: str) -> fx
     for key, tensor in tensors.items():
         if not re.fullmatch(r"t\d{1,9}", key):
             raise ProgramError("not a torch program (a tensor's name)")
-        root.register_buffer(key, tensor)
+        if tensor.is_floating_point():  # PT2E folds a BatchNorm into parameters only
+            root.register_parameter(key, nn.Parameter(tensor, requires_grad=False))
+        else:
+            root.register_buffer(key, tensor)
     for row in rows:
         if "tensor" in row:
             nodes.append(graph.get_attr(row["tensor"]))

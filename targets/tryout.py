@@ -15,7 +15,7 @@ from ..errors import InputError, ParetuneError
 from .catalogue import TARGETS, make_target
 from .target import Bits
 
-RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert", "torch")
+RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert", "tensorrt", "torch")
 _CLOSE = 1e-3  # of the largest output, for a float32 file
 _ROUGH = 0.25  # of the same, for int8
 

@@ -20,7 +20,16 @@ from .study_page import study_page
 _SECRET = re.compile(r"token|password|secret|credential|api_?key", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w.:/…])(?:~|[A-Za-z]:)?(?:[/\\][\w.+@ -]+)+")
 _USER = re.compile(r"//[^/@\s]*@")
-_PACKAGES = ("paretune", "torch", "onnx", "onnxruntime", "optuna", "openvino", "executorch")
+_PACKAGES = (
+    "paretune",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "optuna",
+    "openvino",
+    "executorch",
+    "tensorrt",
+)
 _ROWS = 400
 
 

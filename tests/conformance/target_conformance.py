@@ -35,6 +35,18 @@ def small_network() -> nn.Module:
 LAYERS = ("0", "3", "7")
 
 
+def wide_network() -> nn.Module:
+    torch.manual_seed(4)
+    network = nn.Sequential()
+    network.add_module("stem", nn.Conv2d(3, 64, 3))
+    network.add_module("outer", nn.Conv2d(64, 64, 3, bias=False))
+    network.add_module("normal", nn.BatchNorm2d(64))
+    network.add_module("block", nn.Sequential())
+    network.block.add_module("inner", nn.Conv2d(64, 64, 3, padding=1))
+    network.add_module("end", nn.Flatten())
+    return network.eval()
+
+
 def narrow(target: Target) -> Bits:
     """The usual width below float32."""
     usual = target.choices.bits[1:] or target.choices.more_bits[:1]
@@ -92,6 +104,20 @@ class TargetConformance:
             given = target.load(path).predict(inputs)
             spread = expected.max() - expected.min()
             assert np.abs(given - expected).max() <= 0.25 * spread
+
+    def test_fewer_bits_make_a_smaller_file(self, target: Target, tmp_path: Path) -> None:
+        """An outer layer and one inside a block, whose names have dots."""
+        network = wide_network()
+        inputs = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+        layers, sizes = ("outer", "block.inner"), []
+        weights = 2 * 64 * 64 * 9
+        for pair in ((32, 32), *target.choices.bits[1:]):
+            path = tmp_path / f"{pair[0]}.{target.format}"
+            bits = {name: Bits(*pair) for name in layers}
+            target.export(network, torch.from_numpy(inputs[:1]), bits, [inputs], path)
+            sizes.append(path.stat().st_size)
+            saved = (32 - pair[0]) / 8 * weights
+            assert sizes[0] - sizes[-1] > 0.85 * saved - 1, (pair, sizes)
 
     def test_the_network_and_the_folder_are_left_alone(
         self, target: Target, tmp_path: Path, inputs: np.ndarray

@@ -61,6 +61,7 @@ def test_energy_is_refused_where_the_machine_does_not_tell(
         ("remote:https://board:8765", "energy_mj"),
         ("remote:https://board:8765", "peak_memory_bytes"),
         ("torch-cuda", "peak_memory_bytes"),
+        ("tensorrt", "peak_memory_bytes"),
     ],
 )
 def test_what_runs_elsewhere_is_not_measured_here(

@@ -116,3 +116,22 @@ def test_what_lies_between_8_bit_layers_alone_has_8_bits(
     ]
     (added,) = (n for n in graph.nodes if n.target is torch.ops.aten.add.Tensor)
     assert (added in chosen) is sums
+
+
+def test_a_normalisation_in_a_program_is_folded_and_its_layer_quantised() -> None:
+    pytest.importorskip("torchao")
+    from torchao.quantization.pt2e.quantizer import Quantizer
+
+    class Nothing(Quantizer):
+        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            return model
+
+        def validate(self, model: torch.fx.GraphModule) -> None:
+            """Nothing was annotated."""
+
+    network, inputs = _suite.small_network(), torch.randn(2, 3, 8, 8)
+    program = read_program(write_named(network, inputs[:1])[0])
+    with torch.no_grad():
+        made = litert_convert.quantized(program, inputs, Nothing(), inputs.numpy())
+        torch.testing.assert_close(made(inputs), network(inputs))
+    assert not any("batch_norm" in str(node.target) for node in made.graph.nodes)
