@@ -40,7 +40,7 @@ Clock = Callable[[], int]
 
 GROUP_MS = 2.5  # a group of calls lasts about this long: short beside the life of a speed state
 MOST_CALLS = 16  # in a group
-FEW_CALLS, SLOW_MS = 3, 100.0  # a group has so many where one would fill it and takes up to this
+FEW_CALLS, SLOW_MS = 3, 100.0  # a group has so many at least, but where one takes longer than this
 UNDISTURBED = 1 / 16  # the share of the calls, the fastest, that counts
 LEAST_CALLS = 5  # ... but never fewer calls
 BLOCKS = 8  # of consecutive rounds, for the error
@@ -244,8 +244,8 @@ def _group_size(call: Call, clock: Clock) -> int:
     begin = clock()
     call()
     call_ms = max((clock() - begin) / 1e6, 1e-6)
-    count = min(MOST_CALLS, round(GROUP_MS / call_ms))
-    return count if count > 1 else FEW_CALLS if call_ms < SLOW_MS else 1
+    least = FEW_CALLS if call_ms < SLOW_MS else 1
+    return max(least, min(MOST_CALLS, round(GROUP_MS / call_ms)))
 
 
 def _percentiles(samples: list[float], name: str) -> dict[str, float]:

@@ -174,14 +174,12 @@ def test_stops_early_when_sure_and_makes_some_rounds_of_slow_networks() -> None:
 def test_a_slow_network_gets_its_calls_and_no_more() -> None:
     """A call of 30 ms: as long as it takes for 160 calls of the candidate, or 12 seconds."""
     states = SpeedStates((30.0,), (1.0,), reference=0)
-    timing = timed(Machine([(30, 30)], [1], noise=0.05), 0.5, states, error=0)
+    timing = timed(Machine([(30, 30)], [1], noise=0.05), 0.5, states)
     assert timing.notes["calls_per_group"] == [3, 3]
     assert timing.rounds * 3 >= Effort().calls and timing.notes["seconds"] <= 12.6
-    states = replace(states, levels_ms=(60.0,))
-    slower = timed(Machine([(60, 60)], [1], noise=0.05), 1.0, states, error=0)
+    slower = timed(Machine([(60, 60)], [1], noise=0.05), 1.0, replace(states, levels_ms=(60.0,)))
     assert 12 <= slower.notes["seconds"] <= 14
-    states = replace(states, levels_ms=(1.0,))
-    quick = timed(Machine([(1, 1)], [1], noise=0.05), 0.5, states, error=0)
+    quick = timed(Machine([(1, 1)], [1], noise=0.05), 0.5, replace(states, levels_ms=(1.0,)))
     assert quick.notes["seconds"] <= 1.1 * Effort().seconds
 
 
