@@ -27,8 +27,7 @@ class ClockedTarget:
 
     threads: of what is timed. batch: examples a timed call computes.
     calibration_examples: how many of the given examples set the activation ranges.
-    seconds: timing of one candidate ends after this, or earlier when the error is small; one that
-        was called fewer than 160 times by then is timed for up to four times as long.
+    seconds: timing of one candidate ends after this, or earlier when the error is small.
     states: speed states learned before (JSON), so that workers compare within the same ones.
 
     Raises InputError on an option that cannot be.

@@ -40,7 +40,6 @@ Clock = Callable[[], int]
 
 GROUP_MS = 2.5  # a group of calls lasts about this long: short beside the life of a speed state
 MOST_CALLS = 16  # in a group
-FEW_CALLS, SLOW_MS = 3, 100.0  # a group has so many at least, but where one takes longer than this
 UNDISTURBED = 1 / 16  # the share of the calls, the fastest, that counts
 LEAST_CALLS = 5  # ... but never fewer calls
 BLOCKS = 8  # of consecutive rounds, for the error
@@ -56,8 +55,6 @@ class Effort:
     ``seconds`` at the earliest and only where the speed states were known before. seconds,
     fair_error: stop here if the error is at least fair. most_seconds: stop here anyway; before,
     never in another speed state than the reference. rounds: so many are made at any cost.
-    calls: of a network so slow that it was called less often, ``slow_seconds`` are taken instead
-    of ``seconds`` and ``most_seconds``: the fastest of few calls are a matter of luck.
     """
 
     seconds: float = 3.0
@@ -65,23 +62,16 @@ class Effort:
     error: float = 0.002
     fair_error: float = 0.02
     rounds: int = 9
-    calls: int = 160
-    slow_seconds: float = 12.0
 
-    def satisfied(
-        self, relative_error: float, in_reference: bool, spent_s: float, calls: int
-    ) -> bool:
-        """Whether an answer of this error, from so many calls of the candidate in ``spent_s``
-        seconds, is good enough."""
-        slow = calls < self.calls
-        if spent_s >= (self.slow_seconds if slow else self.most_seconds):
+    def satisfied(self, relative_error: float, in_reference: bool, spent_s: float) -> bool:
+        """Whether an answer of this error, obtained in ``spent_s`` seconds, is good enough."""
+        if spent_s >= self.most_seconds:
             return True
         if not in_reference:
             return False
-        if spent_s >= self.seconds and not slow:
+        if spent_s >= self.seconds:
             return relative_error <= self.fair_error
-        least = self.seconds if slow else 0.2 * self.seconds
-        return relative_error <= self.error and spent_s >= least
+        return relative_error <= self.error and spent_s >= 0.2 * self.seconds
 
 
 def compare(
@@ -120,8 +110,7 @@ def compare(
             state = known.classify(level)
             spent = (wall() - begin) / 1e9
             early = states is not None or spent >= effort.seconds
-            made = len(other) * calls[candidate]
-            if early and effort.satisfied(error / ratio, state == known.reference, spent, made):
+            if early and effort.satisfied(error / ratio, state == known.reference, spent):
                 break
     of_groups = [known.classify(undisturbed_ms(group)) for group in base]
     share = of_groups.count(state) / len(base)
@@ -161,7 +150,7 @@ def compare_in_states(
     they are of something else than ``of``, and once more where no round fits them. Their reference
     changes when the machine has mostly gone over to another state. seconds: of one comparison.
     """
-    effort = Effort(seconds=seconds, most_seconds=2 * seconds, slow_seconds=4 * seconds)
+    effort = Effort(seconds=seconds, most_seconds=2 * seconds)
     if states is None or states.of != of:
         states = learn_states(baseline, of=of, seconds=seconds, clock=clock)
     timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
@@ -243,9 +232,7 @@ def _group_size(call: Call, clock: Clock) -> int:
         call()
     begin = clock()
     call()
-    call_ms = max((clock() - begin) / 1e6, 1e-6)
-    least = FEW_CALLS if call_ms < SLOW_MS else 1
-    return max(least, min(MOST_CALLS, round(GROUP_MS / call_ms)))
+    return max(1, min(MOST_CALLS, round(GROUP_MS / max((clock() - begin) / 1e6, 1e-6))))
 
 
 def _percentiles(samples: list[float], name: str) -> dict[str, float]:

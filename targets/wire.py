@@ -18,8 +18,8 @@ import numpy as np
 PROTOCOL = 1
 """Of the conversation; a searcher and an agent must speak the same."""
 DEFAULT_PORT = 8765
-TIMINGS = 12
-"""An agent's wall limit has room for so many times the ``seconds`` of a timing; at most four times
+TIMINGS = 8
+"""An agent's wall limit has room for so many times the ``seconds`` of a timing; at most two times
 that are spent on each of two timings, and once on each learning of the speed states before."""
 LONGEST_LINE = 65_536
 MOST_AXES = 8

@@ -38,11 +38,11 @@ LAYERS = ("0", "3", "7")
 def wide_network() -> nn.Module:
     torch.manual_seed(4)
     network = nn.Sequential()
-    network.add_module("stem", nn.Conv2d(3, 64, 3))
-    network.add_module("outer", nn.Conv2d(64, 64, 3, bias=False))
-    network.add_module("normal", nn.BatchNorm2d(64))
+    network.add_module("stem", nn.Conv2d(3, 32, 3))
+    network.add_module("outer", nn.Conv2d(32, 32, 3, bias=False))
+    network.add_module("normal", nn.BatchNorm2d(32))
     network.add_module("block", nn.Sequential())
-    network.block.add_module("inner", nn.Conv2d(64, 64, 3, padding=1))
+    network.block.add_module("inner", nn.Conv2d(32, 32, 3, padding=1))
     network.add_module("end", nn.Flatten())
     return network.eval()
 
@@ -110,7 +110,7 @@ class TargetConformance:
         network = wide_network()
         inputs = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
         layers, sizes = ("outer", "block.inner"), []
-        weights = 2 * 64 * 64 * 9
+        weights = 2 * 32 * 32 * 9
         for pair in ((32, 32), *target.choices.bits[1:]):
             path = tmp_path / f"{pair[0]}.{target.format}"
             bits = {name: Bits(*pair) for name in layers}

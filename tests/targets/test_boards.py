@@ -84,9 +84,9 @@ def test_a_timing_longer_than_the_board_allows_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Board, "request", lambda *a, **k: pack(STATUS))
-    assert Remote("remote:http://127.0.0.1:9", seconds=25).seconds == 25
-    with pytest.raises(InputError, match="seconds: 26 on a board that allows 25"):
-        Remote("remote:http://127.0.0.1:9", seconds=26)
+    assert Remote("remote:http://127.0.0.1:9", seconds=37).seconds == 37
+    with pytest.raises(InputError, match="seconds: 38 on a board that allows 37.5"):
+        Remote("remote:http://127.0.0.1:9", seconds=38)
     with pytest.raises(InputError, match="threads: 2 on a board that allows 1"):
         Remote("remote:http://127.0.0.1:9", threads=2)
 
