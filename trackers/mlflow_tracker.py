@@ -177,7 +177,7 @@ class MlflowProjector:
         )
 
     def _work(self) -> None:
-        pause, pictures_due = _FIRST_PAUSE, 0.0
+        pause, pictures_due = _FIRST_PAUSE, time.monotonic() + _PICTURES_EVERY
         study: Study | None = None
         while not self._done:
             final = self._closing.is_set()
