@@ -13,7 +13,9 @@ from .look import style
 from .page import page_file
 from .sensitivity import FLOOR, Sensitivity
 
-_TEXT = ".xtick text, .ytick text, .cbaxis text, .cbtitle text { fill: var(--ink) !important; }"  # light or dark, as the page is; plotly writes one colour into the picture
+# The text of the picture is as light or dark as the page; plotly writes one colour into it.
+_TEXT = ".xtick text, .ytick text, .cbaxis text, .cbtitle text { fill: var(--ink) !important; }"
+
 GAINS = {"size_bytes": "bytes", "macs": "MACs", "latency_ms": "latency"}
 
 
