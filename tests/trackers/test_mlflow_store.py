@@ -460,13 +460,19 @@ def test_the_projector_rests_nineteen_times_as_long_as_it_works(tmp_path, record
 
     monkeypatch.setattr(Mirror, "push", push)
     with recorded.new_study(tmp_path / "s"):
-        projector = MlflowProjector(tmp_path / "s", {"uri": "sqlite:///x.db"})
+        projector = MlflowProjector(
+            tmp_path / "s", {"uri": "sqlite:///x.db"}, time.monotonic() - 100
+        )
         end = time.monotonic() + 4.5
         while time.monotonic() < end:
             projector.notify(0)
             time.sleep(0.01)
         assert pushes.count(False) == 2
         assert projector.close() == () and pushes[2:] == [True]
+    cost = projector.cost
+    assert cost.wall_s > 104 and cost.share == pytest.approx(
+        cost.processor_s / cost.wall_s, abs=9e-3
+    )
 
 
 def schema(path):
