@@ -27,6 +27,8 @@ def lay_tables(file: Path) -> None:
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".") as folder:
             copy = Path(shutil.copyfile(kept, Path(folder) / "mlflow.db"))
             if _sound(copy):
+                with copy.open("rb+") as written:
+                    os.fsync(written.fileno())
                 os.link(copy, file)  # refuses where a file is: nothing is ever replaced
             else:
                 kept.unlink()
