@@ -19,15 +19,17 @@ def study_page(study: Study, profile: bool = False, trials: bool = True, more: s
     whether the importance of knobs may be computed from the trials (seconds) where no sensitivity
     table is there. more: HTML before the footer.
     """
+    layers = anatomies(study, profile)
+    mark = _mark(study, trials)  # before the trials are read: what comes between is drawn again
     page = front_page(
         study.front(),
         study.measured_front().history(),
         study.name,
-        anatomies(study, profile),
+        layers,
         study_knobs(study, trials),
         more,
     )
-    return page if more else page + _mark(study, trials)
+    return page if more else page + mark
 
 
 def kept_page(study: Study, trials: bool = True) -> str | None:
