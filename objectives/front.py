@@ -147,7 +147,7 @@ class ParetoFront:
         for point in self.points:
             if point.number == number:
                 return point
-        raise InputError(f"trial {number!r}", "has no measured point", "see front.table(True)")
+        raise InputError(f"trial {number!r}", "has no measured point", "see paretune front --all")
 
     def compared(self, number: int) -> tuple[Evaluation, ...]:
         """What dominance compares of a trial: its evaluation in the search, then the confirmed."""

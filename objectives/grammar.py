@@ -65,7 +65,10 @@ class _Parser:
     def whole(self) -> Condition:
         node = self.expression()
         if self.now.kind != "end":
-            self.fail("expected 'and', 'or' or the end")
+            loose = self.now.kind == "name" and self.tokens[self.index - 1].kind == "number"
+            unit = loose and self.now.text not in self.known
+            hint = ", a unit without a space before it (1pt, 300kB)" * unit
+            self.fail(f"expected 'and', 'or'{hint} or the end")
         return node
 
     def expression(self) -> Condition:
@@ -162,7 +165,10 @@ class _Parser:
             if match is None:
                 while self.text[column] == " ":
                     column += 1
+                apart = self.text[max(0, column - 2) : column + 1]
                 hint = "write == for equality" if self.text[column] == "=" else "unexpected sign"
+                if apart in ("< =", "> ="):
+                    hint = f"write {apart[0]}= without a space"
                 self.fail(hint, Token("", "", column))
             kind = next(k for k in ("number", "name", "operator", "bracket") if match[k])
             tokens.append(Token(kind, match[kind], match.start(kind), match["unit"] or ""))

@@ -9,10 +9,13 @@ const plots = [];
 const linked = [];
 let chosen = null;
 
-// A figure in the colours of the page, light or dark.
+// A figure in the colours of the page, light or dark. With its settings: drawn again without them
+// it would be another picture to plotly, which then forgets who listens to it.
 function dressed(id) {
-  return JSON.parse(JSON.stringify(FIGURES[id]),
+  const figure = JSON.parse(JSON.stringify(FIGURES[id]),
     (_, value) => (dark.matches && typeof value === 'string' && NIGHT[value]) || value);
+  figure.layout.uirevision = 'kept';  // what was zoomed to
+  return {...figure, config: {...CONFIG, displayModeBar: id.startsWith('view-') ? 'hover' : false}};
 }
 
 function places(plot, number) {
@@ -81,8 +84,7 @@ function link(plot) {
 }
 
 Promise.all(Object.keys(FIGURES).map(id =>
-  Plotly.newPlot(id, {...dressed(id),
-    config: {...CONFIG, displayModeBar: id.startsWith('view-') ? 'hover' : false}}).then(plot => {
+  Plotly.newPlot(id, dressed(id)).then(plot => {
     plots.push(plot);
     if (id.startsWith('view-')) link(plot);
   }))).then(() => {

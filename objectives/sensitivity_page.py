@@ -9,8 +9,12 @@ import numpy as np
 
 from ..spaces.space import SearchSpace
 from .costs import CostModel
+from .look import style
 from .page import page_file
 from .sensitivity import FLOOR, Sensitivity
+
+# The text of the picture is as light or dark as the page; plotly writes one colour into it.
+_TEXT = ".xtick text, .ytick text, .cbaxis text, .cbtitle text { fill: var(--ink) !important; }"
 
 GAINS = {"size_bytes": "bytes", "macs": "MACs", "latency_ms": "latency"}
 
@@ -91,12 +95,9 @@ def sensitivity_page(space: SearchSpace, rows: list[dict[str, Any]], title: str)
             ygap=2,
         )
     )
+    style(figure, 160 + 24 * len(layers))
     figure.update_layout(
-        height=160 + 24 * len(layers),
-        margin={"l": 150, "r": 20, "t": 20, "b": 60},
-        yaxis={"autorange": "reversed"},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 150, "r": 20, "t": 20, "b": 60}, yaxis={"autorange": "reversed"}
     )
     picture = pio.to_html(
         figure,
@@ -119,7 +120,8 @@ def sensitivity_page(space: SearchSpace, rows: list[dict[str, Any]], title: str)
 <html lang="en">
 <head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: sensitivity</title><style>{page_file("page.css")}</style></head>
+<title>{name}: sensitivity</title><style>{page_file("page.css")}
+{_TEXT}</style></head>
 <body><main>
 <header><p class="name">{name}</p><h1>What each single option damages and saves</h1></header>
 <section>{picture}

@@ -15,12 +15,15 @@ _WAIT_S = 60.0
 
 
 class MlflowWatch:
-    """Keeps MLflow up to date while the search runs; says in the end what is missing there."""
+    """Keeps MLflow up to date while the search runs; says in the end what is missing there, and
+    what it took of the time since ``begun`` (by ``time.monotonic``)."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], console: Console) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], console: Console, begun: float
+    ) -> None:
         from ..trackers.mlflow_tracker import MlflowProjector
 
-        self._projector, self._console = MlflowProjector(folder, settings), console
+        self._projector, self._console = MlflowProjector(folder, settings, begun), console
 
     def on_event(self, event: Event) -> None:
         """A trial finished, or a point was confirmed."""

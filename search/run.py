@@ -134,7 +134,7 @@ class Search:
                     early.begin(lambda: self._pool(study, workers, search.screen != 0))
 
             proposer = make_proposer(self.job, study, problem, window, say, stop.check, timed)
-            watchers += self._mlflow(study, stack, screen)
+            watchers += self._mlflow(study, stack, screen, begun)
             driver = Driver(
                 study,
                 proposer,
@@ -178,6 +178,7 @@ class Search:
         """
         job = self.job if self.job.recover else load_job({**self.job.to_json(), "recover": {}})
         asked = job.replaced(_options({f"recover.{k}": v for k, v in (recover or {}).items()}))
+        begun = time.monotonic()
         with ExitStack() as stack:
             study, problem = self._open()
             stack.enter_context(study)
@@ -194,7 +195,7 @@ class Search:
                 lambda: self._pool(study, 1, False),
                 Budget(search.trials),
                 self._window(study),
-                [screen, *self._mlflow(study, stack, screen)],
+                [screen, *self._mlflow(study, stack, screen, begun)],
                 stop,
             )
             driver.recover_one(trial)
@@ -240,12 +241,14 @@ class Search:
             objectives=problem.objectives,
         )
 
-    def _mlflow(self, study: Study, stack: ExitStack, screen: QuietDisplay) -> list[Listener]:
+    def _mlflow(
+        self, study: Study, stack: ExitStack, screen: QuietDisplay, begun: float
+    ) -> list[Listener]:
         """Who keeps MLflow up to date until the stack is closed, if the job asks for it."""
         section = self.job.tracker and self.job.tracker.mlflow
         if section is None:
             return []
-        watch = MlflowWatch(study.folder, section.model_dump(), screen.console)
+        watch = MlflowWatch(study.folder, section.model_dump(), screen.console, begun)
         return [stack.enter_context(watch)]
 
     def _recovered(self) -> int:

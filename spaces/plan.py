@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
@@ -114,7 +115,7 @@ class CompressionPlan:
             layers={str(k): _choice(v, f"{where}.layers.{k}") for k, v in layers.items()},
         )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that two plans share exactly if they say the same."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))

@@ -25,6 +25,7 @@ SAYING = """(() => {
   const said = [...document.querySelectorAll('.hovertext')].map(t => t.textContent.match(/\\d+/));
   return said.length === 2 && said[0][0] === said[1][0] && said[0][0];
 })()"""  # the trial that both views speak of
+BOX = "document.querySelector('#{view} .nsewdrag').getBoundingClientRect().toJSON()"
 DRAWN = "document.body.dataset.drawn === 'yes'"
 
 
@@ -110,3 +111,43 @@ def test_the_narrow_page_begins_with_the_picture(digits_study: Path, tmp_path: P
         ]
         assert boxes[1]["top"] >= boxes[0]["bottom"] and boxes[0]["width"] > 560
         assert browser.evaluate("document.documentElement.scrollWidth") <= 640
+
+
+def test_a_page_that_turns_dark_keeps_its_links_its_zoom_and_its_chosen_point(
+    digits_study: Path, tmp_path: Path
+) -> None:
+    from paretune.trackers.study import Study
+
+    with Study.open(digits_study) as study:
+        number = next(iter(study.front())).number
+    size = f"document.getElementById('{SIZE}')"
+    ink = f"{size}._fullLayout.font.color"
+    ring = f"{size}.data.find(t => t.name === 'chosen').x[0]"
+    span = f"{size}._fullLayout.yaxis.range.join()"
+    with Chromium(tmp_path / "profile") as browser:
+
+        def turn(scheme: str) -> None:
+            wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.call("Emulation.setEmulatedMedia", features=wanted)
+
+        turn("light")
+        browser.open((digits_study / "front.html").as_uri(), DRAWN)
+        browser.evaluate(f"choose({number}, false)")
+        whole, box = browser.evaluate(span), browser.evaluate(BOX.format(view=SIZE))
+        for kind, share in (("Pressed", 0.3), ("Moved", 0.5), ("Moved", 0.7), ("Released", 0.7)):
+            x, y = box["x"] + share * box["width"], box["y"] + share * box["height"]
+            mouse = {"type": f"mouse{kind}", "button": "left", "buttons": 1, "clickCount": 1}
+            browser.call("Input.dispatchMouseEvent", **mouse, x=x, y=y)
+        browser.wait(f"{span} !== '{whole}'", 10)
+        zoomed, light, place = (browser.evaluate(what) for what in (span, ink, ring))
+        assert place is not None
+        turn("dark")
+        browser.wait(f"{ink} !== '{light}'", 10)
+        browser.wait(f"{ring} === {place}", 10)
+        assert browser.evaluate(span) == zoomed
+        assert browser.evaluate(f"{size}._context.displaylogo") is False
+        browser.evaluate(f"{size}.emit('plotly_click', {{points: [{{customdata: -7}}]}})")
+        assert browser.evaluate("chosen") == -7  # it still hears clicks
+        turn("light")
+        browser.wait(f"{ink} === '{light}'", 10)
+        assert browser.errors == []

@@ -27,13 +27,13 @@ def write_front_files(study: Study, folder: Path, final: bool = True) -> list[Pa
     :func:`study_record`. Screened candidates, if there are any, become one table more,
     ``screened.json``. final: the search has ended, and what takes seconds to compute is shown too.
     """
-    from .study_page import study_page
+    from .study_page import kept_page, study_page
 
     front = study.front()
     table = front.table()
     plans = {str(point.number): point.plan.to_json() for point in front}
     texts = {
-        "front.html": study_page(study, trials=final),
+        "front.html": kept_page(study, final) or study_page(study, trials=final),
         "front.json": table.to_json(orient="split", index=False, double_precision=15),
         "plans.json": json.dumps(plans, indent=1),
         "study.json": json.dumps(study_record(study, front)),

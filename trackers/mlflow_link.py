@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import EnvironmentFault, InputError
+from .mlflow_tables import keep_tables, lay_tables
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -109,15 +110,22 @@ def mlflow_calls(timeout_seconds: int = 5) -> Iterator[None]:
 
 def client(uri: str) -> Any:
     """An ``MlflowClient``. Call inside :func:`mlflow_calls`; the first call imports MLflow."""
-    if uri.startswith("sqlite:///"):
-        database_file(uri).parent.mkdir(parents=True, exist_ok=True)
+    file = database_file(uri) if uri.startswith("sqlite:////") else None
+    new = file is not None and not file.exists()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         from mlflow import MlflowClient
     except ImportError as error:
         raise EnvironmentFault(f"mlflow cannot be imported ({error}); pip install mlflow") from None
     for name in _TALKERS:  # the import sets its own levels
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if file is not None and new:
+        lay_tables(file)
+    made = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if file is not None and new:
+        keep_tables(file)
+    return made
 
 
 def database_file(uri: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
-from .anatomies import timed_files
 from .artifact_store import intact
 from .ask import Row
 from .front_files import FRONT_FILES, SCREENED_FILE, write_front_files
@@ -63,10 +61,11 @@ class Mirror:
         final: the search has ended: upload the front's exported files and close the parent run, as
             KILLED or FAILED when the study says that it did not come to its end.
         pictures: refresh what takes seconds to compute too: the growth of the hypervolume, the
-            description, the front's page and tables. Without it only trials are written.
+            description, the front's page and tables. Without it only trials are written, and the
+            first time the description.
         """
         with mlflow_calls():
-            if self._known is None:
+            if first := self._known is None:
                 self._known = Runs(self.study, self.settings, self.created, self.updated)
             runs = self._known
             rows = {r.number: r for r in self.study.history() if r.evaluation.rung in FINAL_RUNGS}
@@ -77,8 +76,9 @@ class Mirror:
                 self._push_trial(runs, row, confirmed.get(number), number in on)
             if not final:
                 runs.reopen(runs.parent)
-            if pictures or final:
+            if first or pictures or final:
                 self._push_search(runs, front, rows, final)
+            if pictures or final:
                 self._push_pictures(runs, final)
             if final:
                 self._push_files(runs, front)
@@ -136,7 +136,9 @@ class Mirror:
             runs.log_steps(steps)
 
     def _push_pictures(self, runs: Runs, final: bool) -> None:
-        mark = self._mark(final)
+        from .study_page import state
+
+        mark = f"{state(self.study)}, {'final' if final else 'running'}"
         if runs.parent.tags.get(FRONT) == mark and set(runs.artifacts()).issuperset(FRONT_FILES):
             return
         with tempfile.TemporaryDirectory() as folder, mlflow_calls(_UPLOAD_SECONDS):
@@ -185,16 +187,3 @@ class Mirror:
     def _complain(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
-
-    def _mark(self, final: bool) -> str:
-        """A fingerprint of all that the front's files show."""
-        base = [self.study.baseline_at(rung) for rung in ("measure", "confirm")]
-        shown = [
-            [(row.number, row.evaluation.fingerprint) for row in self.study.history()],
-            [evaluation.fingerprint for evaluation in base if evaluation],
-            self.study.entries(),
-            self.study.job,
-            timed_files(self.study.folder),
-            final,
-        ]
-        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]

@@ -146,18 +146,19 @@ class Runs:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Metrics, parameters and tags in one call."""
+        """Metrics, parameters and those tags that differ, in one call."""
         from mlflow.entities import Metric, Param, RunTag
 
+        new = {k: v for k, v in (tags or {}).items() if run.tags.get(k) != v}
         self.client.log_batch(
             run.run_id,
             metrics=[Metric(k, float(v), stamp_ms, 0) for k, v in metrics.items()],
             params=[Param(k, v) for k, v in (params or {}).items()],
-            tags=[RunTag(k, v) for k, v in (tags or {}).items()],
+            tags=[RunTag(k, v) for k, v in new.items()],
         )
         run.metrics |= set(metrics)
         run.params |= dict(params or {})
-        run.tags |= dict(tags or {})
+        run.tags |= new
         self._note(run)
 
     def log_steps(self, steps: Mapping[int, tuple[int, Mapping[str, float]]]) -> None:

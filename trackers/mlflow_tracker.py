@@ -116,11 +116,15 @@ class MlflowProjector:
     last one aside). When MLflow fails it rests (5 s, then longer up to a minute) and goes on;
     nothing is lost, because what is missing is found out from the study.
 
+    begun: when the search began, by ``time.monotonic`` (default: now); its cost is told of that.
     Raises InputError on a bad address.
     """
 
     def __init__(
-        self, study_folder: Path | str, settings: MlflowSettings | Mapping[str, Any]
+        self,
+        study_folder: Path | str,
+        settings: MlflowSettings | Mapping[str, Any],
+        begun: float | None = None,
     ) -> None:
         self._folder = Path(study_folder)
         given = settings if isinstance(settings, MlflowSettings) else MlflowSettings(**settings)
@@ -132,7 +136,8 @@ class MlflowProjector:
         self._done = False
         self._mirror: Mirror | None = None
         self._run_id: str | None = None
-        self._begun, self._processor_s = time.monotonic(), 0.0
+        self._begun = time.monotonic() if begun is None else begun
+        self._processor_s = 0.0
         self._cost: LoggingCost | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
@@ -177,7 +182,7 @@ class MlflowProjector:
         )
 
     def _work(self) -> None:
-        pause, pictures_due = _FIRST_PAUSE, 0.0
+        pause, pictures_due = _FIRST_PAUSE, time.monotonic() + _PICTURES_EVERY
         study: Study | None = None
         while not self._done:
             final = self._closing.is_set()

@@ -134,6 +134,8 @@ def test_units(text: str, name: str, bound: float) -> None:
         ("0.9 < accuracy < 0.8", "contradicts itself"),
         ("accuracy_drop <= 1", "write 0.01"),
         ("accuracy = 0.9", "write == for equality at column 10: 'accuracy ^= 0.9'"),
+        ("accuracy < = 0.9", "write <= without a space at column 12: 'accuracy < ^= 0.9'"),
+        ("accuracy_drop <= 1 pt", "a unit without a space before it (1pt, 300kB) or the end at"),
         ("accuracy >", "at column 11: 'accuracy >^'"),
         ("accuracy >= 0.9 size_ratio < 1", "expected 'and', 'or' or the end at column 17"),
         ("latency_ms < 3kB", "does not take the unit 'kB' (units: us, µs, ms, s)"),

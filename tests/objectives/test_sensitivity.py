@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chromium import Chromium
 from scipy.special import log_softmax
 from small_networks import build
 from torch import nn
@@ -152,3 +153,20 @@ def test_the_page_needs_no_network(screen: Screen, table: Sensitivity) -> None:
     assert len(rows) == sum(len(row) - 1 for row in table.damage.values())
     page = sensitivity_page(screen.space, rows, "a <job>")
     assert "a &lt;job&gt;" in page and "Plotly" in page and 'src="http' not in page
+
+
+@pytest.mark.browser
+def test_the_text_of_the_picture_follows_the_page_into_the_dark(
+    screen: Screen, table: Sensitivity, tmp_path: Path
+) -> None:
+    rows = sensitivity_rows(screen.space, screen.costs, table)
+    file = tmp_path / "page.html"
+    file.write_text(sensitivity_page(screen.space, rows, "job"), encoding="utf-8")
+    inks = "['.xtick text', '.ytick text', '.cbaxis text', '.cbtitle text'].map(s => [s, ..."
+    inks += "new Set([...document.querySelectorAll(s)].map(t => getComputedStyle(t).fill))])"
+    with Chromium(tmp_path / "profile") as browser:
+        for scheme, ink in (("light", "rgb(31, 35, 40)"), ("dark", "rgb(230, 237, 243)")):
+            wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.call("Emulation.setEmulatedMedia", features=wanted)
+            browser.open(file.as_uri(), "document.querySelector('.cbtitle text') !== null")
+            assert [found[1:] for found in browser.evaluate(inks)] == [[ink]] * 4

@@ -3,7 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -14,7 +17,9 @@ from paretune.deploy.source import check_trusted, open_source
 from paretune.errors import EnvironmentFault, InputError
 from paretune.objectives.answers import conclusion
 from paretune.trackers.mlflow_link import MlflowSettings, mlflow_calls, reason
+from paretune.trackers.mlflow_link import client as connect
 from paretune.trackers.mlflow_mirror import ENDED, Mirror
+from paretune.trackers.mlflow_tables import keep_tables, lay_tables
 from paretune.trackers.mlflow_tracker import (
     MlflowProjector,
     SyncReport,
@@ -23,6 +28,7 @@ from paretune.trackers.mlflow_tracker import (
     sync,
 )
 from paretune.trackers.study import BASELINE, Study
+from paretune.trackers.study_page import study_page
 
 pytestmark = pytest.mark.usefixtures("without_optuna")
 TRIALS = 12
@@ -454,13 +460,64 @@ def test_the_projector_rests_nineteen_times_as_long_as_it_works(tmp_path, record
 
     monkeypatch.setattr(Mirror, "push", push)
     with recorded.new_study(tmp_path / "s"):
-        projector = MlflowProjector(tmp_path / "s", {"uri": "sqlite:///x.db"})
+        projector = MlflowProjector(
+            tmp_path / "s", {"uri": "sqlite:///x.db"}, time.monotonic() - 100
+        )
         end = time.monotonic() + 4.5
         while time.monotonic() < end:
             projector.notify(0)
             time.sleep(0.01)
         assert pushes.count(False) == 2
         assert projector.close() == () and pushes[2:] == [True]
+    cost = projector.cost
+    assert cost.wall_s > 104 and cost.share == pytest.approx(
+        cost.processor_s / cost.wall_s, abs=9e-3
+    )
+
+
+def schema(path):
+    with closing(sqlite3.connect(path)) as database:
+        return set(database.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"))
+
+
+def test_a_new_database_gets_the_tables_that_mlflow_made(
+    empty_store, tmp_path, clean_environment, monkeypatch
+):
+    """The same tables, its own default experiment, nothing of the database they were taken from;
+    a file that is there and a damaged copy are not touched and not used."""
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    new = tmp_path / "new.db"
+    lay_tables(new)
+    assert not new.exists()  # nothing is kept yet
+    keep_tables(empty_store)
+    (kept,) = (tmp_path / "cache").iterdir()
+    with mlflow_calls():
+        link = connect(f"sqlite:///{new}")
+        (default,) = link.search_experiments()
+        assert default.experiment_id == "0" and Path(default.artifact_location).is_absolute()
+        assert link.create_run("0").info.status == "RUNNING"
+    assert schema(new) == schema(empty_store)
+    before = new.read_bytes()
+    lay_tables(new)
+    assert new.read_bytes() == before
+    kept.write_bytes(kept.read_bytes()[:100_000])
+    lay_tables(tmp_path / "other.db")
+    assert not (tmp_path / "other.db").exists() and not kept.exists()
+    keep_tables(new)  # it holds a run
+    assert not kept.exists()
+
+
+def test_the_page_that_the_search_wrote_is_drawn_once(study, uri, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("paretune.trackers.study_page.front_page", lambda *_: drawn.append(1) or "")
+    (study.folder / "front.html").write_text("an older page\n")
+    sync(study, uri, "first")
+    (study.folder / "front.html").write_text(study_page(study))
+    assert len(drawn) == 2
+    report = sync(study, uri, "second")
+    assert len(drawn) == 2
+    client(uri).download_artifacts(report.run_id, "front.html", study.folder / "..")
+    assert (study.folder / ".." / "front.html").read_text() == study_page(study)
 
 
 def test_a_study_without_any_trial_can_be_drawn(tmp_path, uri, recorded):
