@@ -107,10 +107,12 @@ def fold_batchnorm(network: nn.Module, example: Tensor) -> nn.Module:
 def fake_quantise(
     network: nn.Module, example: Tensor, scales: Mapping[str, LayerScales]
 ) -> nn.Module:
-    """A copy of ``network`` that rounds what the quantised file rounds.
+    """A copy of ``network``, for inference, that rounds what the quantised file rounds.
 
-    network: the float32 network that was exported, eval mode. scales: of the exported file, by
-    layer (see :func:`paretune.targets.onnx_scales.read_scales`); layers not named stay float32.
+    What a layer reads is rounded for all who read it, as in the file: a shortcut carries rounded
+    values too. network: the float32 network that was exported, eval mode. scales: of the exported
+    file, by layer (see :func:`paretune.targets.onnx_scales.read_scales`); layers not named stay
+    float32.
     """
     made = fold_batchnorm(network, example)
     for name, layer in scales.items():
@@ -129,14 +131,15 @@ def fake_quantise(
                 step = scale * layer.input.scale
                 bias.copy_(torch.round(bias / step) * step)
         _round_around(module, layer)
+    made.register_forward_pre_hook(lambda _, args: tuple(a.clone() for a in args))
     return made
 
 
 def _round_around(module: nn.Module, layer: LayerScales) -> None:
     def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if layer.input is None:
-            return args
-        return (round_affine(args[0], layer.input), *args[1:])
+        if layer.input is not None:
+            args[0].copy_(round_affine(args[0], layer.input))
+        return args
 
     def after(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
         return out if layer.output is None else round_affine(out, layer.output)
