@@ -167,7 +167,8 @@ def fit_latency(
     timed = hasattr(watch, "seconds")
     if timed:
         watch.seconds = most = min(watch.seconds, _SECONDS[1])
-    rows, measured, base_ms = [], [], 0.0
+    rows: list[np.ndarray] = []
+    measured, base_ms = [], 0.0
     with tempfile.TemporaryDirectory() as scratch:
         plans = [space.identity, *calibration_plans(space)]
         paths = [Path(scratch) / f"{i}.{target.format}" for i in range(len(plans))]
