@@ -11,7 +11,7 @@ from typing import Any
 
 from paretune.objectives.evaluate import Evaluator
 from paretune.objectives.problem import Problem
-from paretune.objectives.screen import SURE, UNSURE, Screen
+from paretune.objectives.screen import EXAMPLES, Screen
 from paretune.objectives.sensitivity import Sensitivity, measure
 from paretune.search.cost_table import CostTable
 from paretune.search.guidance import Guidance
@@ -55,7 +55,7 @@ class Evaluations:
         self.problem = Problem.from_job(load_job(job_of(depth)))
         self.space = self.problem.space
         self.screen = Screen.for_problem(self.problem, folder)
-        self._file = folder / f"evaluations-{UNSURE}-{SURE}.jsonl"
+        self._file = folder / f"evaluations-{EXAMPLES}.jsonl"
         self._known: dict[str, dict[str, Any]] = {}
         if self._file.exists():
             for line in self._file.read_text().splitlines():
