@@ -32,7 +32,7 @@ def test_the_network_itself_loses_nothing(seed: int, classes: int, wanted: int) 
 
 
 def test_a_few_stand_for_all() -> None:
-    """Deviations of known size: nearer to what all examples give than a count, nearly without bias."""
+    """Deviations of known size: nearer to what all give than a count, nearly without bias."""
     errors = []
     for seed in range(60):
         outputs, labels = drawn(seed)
