@@ -20,7 +20,7 @@ from paretune.tasks.job import load_job
 
 pytestmark = pytest.mark.slow
 # of a search: many enough to go on after a further node has joined in, which takes over a minute
-TRIALS = {"digits": 60, "resnet20": 32}
+TRIALS = {"digits": 160, "resnet20": 32}
 MOST_S = 3600  # then a search counts as endless, however busy this machine is
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cifar10_resnet20.yaml"
 
