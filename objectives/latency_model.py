@@ -43,6 +43,7 @@ _SECONDS = 0.3, 1.0  # of one timing: a small network's needs less for as many r
 _ROUNDS = 500
 _ENOUGH = 10  # plans that are measured although the time is up
 _LEAST = 6  # measured plans without which nothing is fitted
+_TRIED = 2  # plans that tell how long all will take
 
 
 def features(shapes: LayerShapes) -> np.ndarray:
@@ -155,7 +156,8 @@ def fit_latency(
 
     example: one input (1, ...). calibration: float32 batches for activation ranges; inputs: the
     batch that is timed. check: is called before every plan and may end it all by an exception.
-    seconds: after which no more plans are measured, if there are ten.
+    seconds: after which no more plans are measured, if there are ten. Raises TimeoutError where ten
+    would take more than twice that.
     The files hold quickly made weights: how long they take does not depend on their values.
     None, and said, where too few plans can be timed.
     """
@@ -174,8 +176,14 @@ def fit_latency(
         paths = [Path(scratch) / f"{i}.{target.format}" for i in range(len(plans))]
         for i, (plan, path) in enumerate(zip(plans, paths, strict=True)):
             check()
-            if len(rows) >= _ENOUGH and time.perf_counter() - begin > seconds:
+            took = time.perf_counter() - begin
+            if len(rows) >= _ENOUGH and took > seconds:
                 break
+            if len(rows) == _TRIED and took * _ENOUGH / _TRIED > 2 * seconds:
+                raise TimeoutError(
+                    f"timing {_ENOUGH} plans to predict latency from would take "
+                    f"{took * _ENOUGH / _TRIED:.0f} s, too much of the time limit"
+                )
             if i % 6 == 0:
                 say(f"latency of {len(plans)} plans, to predict others: {i} measured")
             try:

@@ -42,10 +42,11 @@ def prepare(
     folder: where measured damages are kept, so that an interrupted pass goes on; a table of
     another network, space or set of images is not used, and ``say`` is told. budget: screened
     candidates that the pass may cost; seconds: that it may take, and half as many for the plans
-    that are timed (ten are in any case). say: gets one line now and then. check: is called after
-    every option and plan; what it raises ends the pass, which goes on from there the next time.
+    that are timed (ten in any case). say: gets one line now and then. check: is called after every
+    option and plan; what it raises ends the pass, which goes on from there the next time.
     timed: is called when nothing more is timed: from then on other work does no harm.
-    Raises what the screen raises when the network cannot be screened.
+    Raises what the screen raises when the network cannot be screened, and TimeoutError when timing
+    ten plans would take most of those seconds.
     """
     from ..objectives.screen import Screen
     from ..objectives.sensitivity import measure

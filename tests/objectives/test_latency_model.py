@@ -106,3 +106,25 @@ def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
     assert stored_model(tmp_path, space, make_target("onnxruntime-cpu", {"threads": 2})) is None
     (tmp_path / FILE).write_text(json.dumps({"version": 99}))
     assert stored_model(tmp_path, space, target) is None
+
+
+def test_too_little_time_is_said_after_two_plans(problem, tmp_path: Path) -> None:
+    network, example, space, table = problem
+    target = make_target("onnxruntime-cpu", {"seconds": 0.05})
+    inputs = torch.randn(16, *example.shape[1:])
+    compressor = Compressor(network, example, space, inputs)
+    checks: list[int] = []
+    with pytest.raises(TimeoutError, match="timing 10 plans .* too much of the time limit"):
+        fit_latency(
+            tmp_path,
+            target,
+            compressor,
+            table,
+            example,
+            [inputs.numpy()],
+            inputs[:1].numpy(),
+            lambda _: None,
+            lambda: checks.append(1),
+            seconds=0.01,
+        )
+    assert len(checks) < 10 and not (tmp_path / FILE).exists()
