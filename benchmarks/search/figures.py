@@ -18,7 +18,7 @@ from paretune.objectives.objective import Objective
 
 OBJECTIVES = [Objective(n, {}) for n in ("accuracy", "size_bytes", "macs")]
 LIMITS = (0.005, 0.01, 0.02)
-CONFIRMED_LOSS = 0.06  # points of a front that lost more are not measured again
+CONFIRMED_LOSS = 0.40  # the box of the hypervolume; points that lost more are not measured again
 
 
 def read(path: Path) -> list[dict[str, Any]]:
