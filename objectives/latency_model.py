@@ -218,7 +218,7 @@ def fit_latency(
 
 def calibration_plans(space: SearchSpace) -> list[CompressionPlan]:
     """Real candidates from mild to strong: some presets, and plans with a third of all options."""
-    presets = space.presets()
+    presets = sorted(space.presets(), key=lambda genotype: sum(genotype.values()))
     places = np.unique(np.linspace(0, len(presets) - 1, PRESETS).round().astype(int))
     genotypes = [presets[i] for i in places] if presets else []
     rng = np.random.default_rng(0)

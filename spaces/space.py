@@ -150,11 +150,12 @@ class SearchSpace:
         )
 
     def presets(self) -> list[dict[str, int]]:
-        """Hand-made genotypes, mild to strong: what a person would try first.
+        """Hand-made genotypes: what a person would try, what one would try first in front.
 
-        The same bits, share of channels or rank everywhere, one family and two; with the lowest
-        bits, channels or ranks changed only in the heavy layers (those that together hold half of
-        the weights); and the lowest rank in one heavy layer alone.
+        First, mild to strong, the lowest bits everywhere, alone and with the same share of channels
+        or rank everywhere. Then, mild to strong: these without the bits; with them, channels or
+        ranks changed only in the heavy layers (those that together hold half of the weights); and
+        the lowest rank in one heavy layer alone.
         """
         heavy = self._heavy()
         tried: list[tuple[dict[str, int], set[str] | None]] = []
@@ -163,13 +164,16 @@ class SearchSpace:
                 tried += [({"bits": bits, family: level}, None) for bits in (0, 1)]
                 tried.append(({"bits": 1, family: level}, heavy))
         tried += [({"bits": 1, "rank": 99}, {name}) for name in sorted(heavy)]
-        unique: dict[str, dict[str, int]] = {}
+        tried.sort(key=lambda made: made[1] is not None or not made[0]["bits"])
+        unique: dict[str, tuple[bool, dict[str, int]]] = {}
         for levels, only in tried:
             genotype = self._uniform(levels, only)
             plan = self.plan(genotype)
             if plan != self.identity:
-                unique.setdefault(plan.fingerprint, genotype)
-        return sorted(unique.values(), key=lambda g: sum(g.values()))
+                later = only is not None or not levels["bits"]
+                unique.setdefault(plan.fingerprint, (later, genotype))
+        ordered = sorted(unique.values(), key=lambda found: (found[0], sum(found[1].values())))
+        return [genotype for _, genotype in ordered]
 
     def _uniform(self, levels: Mapping[str, int], only: set[str] | None) -> dict[str, int]:
         """Every parameter at its family's level; channels and ranks only of layers in ``only``."""
