@@ -48,14 +48,21 @@ def strip(model: ModelProto) -> None:
 def rename(model: ModelProto, layers: Mapping[int, str]) -> None:
     """Name nodes and their tensors: ``layers[i]`` for node i, else its operator and a count.
 
-    Weights become ``<layer>.weight`` and ``<layer>.bias`` (each layer has its own bias, so that it
-    can have its own scale); graph input and output keep their names. In place.
+    Weights become ``<layer>.weight`` and ``<layer>.bias``; graph input and output keep their names.
+    Each layer has a bias of its own, so that it can have its own scale: the exporter stores equal
+    tensors once (all biases of a network that was never trained are zero). In place.
     """
     graph = model.graph
     tensors = {v.name: v.name for v in (*graph.input, *graph.output)}
     initialisers = {t.name: t for t in graph.initializer}
     taken = {*tensors.values(), *layers.values()}
     counts: dict[str, int] = {}
+    elsewhere = {
+        name
+        for index, node in enumerate(graph.node)
+        for place, name in enumerate(node.input)
+        if place != 2 or index not in layers
+    }
 
     def fresh(stem: str) -> str:
         while True:
@@ -72,7 +79,7 @@ def rename(model: ModelProto, layers: Mapping[int, str]) -> None:
                 old = initialisers.get(node.input[place])
                 if old is None:
                     continue
-                if part == "bias" and old.name in tensors:
+                if part == "bias" and (old.name in tensors or old.name in elsewhere):
                     copy = graph.initializer.add()
                     copy.CopyFrom(old)
                     copy.name = node.input[place] = f"{old.name}#{node.name}"

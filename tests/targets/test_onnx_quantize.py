@@ -234,6 +234,30 @@ def test_shared_module_and_3d_linear(inputs: np.ndarray) -> None:
         assert np.abs(given - exact).max() <= 0.08 * (exact.max() - exact.min())
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_biases_that_are_equal_are_quantised_each_for_itself(format: str) -> None:
+    """The exporter stores equal tensors once; a MatMul's bias is a tensor of 8 bits, a
+    convolution's one of 32."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.patches, self.out = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8)
+            for layer in (self.patches, self.out):
+                nn.init.constant_(layer.bias, 0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.patches(x).flatten(2).transpose(1, 2))
+
+    data = np.random.default_rng(0).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    model = export_model(Tokens().eval(), torch.zeros(1, 3, 8, 8))
+    layers = ["patches", "out"]
+    quantised = quantize_model(model, layers, [data], format=format, reduce_range=True)
+    exact, given = run(model, data), run(quantised, data)
+    assert np.abs(given - exact).max() <= 0.08 * (exact.max() - exact.min())
+
+
 def test_ranges_are_those_of_the_tensors(model: ModelProto, inputs: np.ndarray) -> None:
     inferred = onnx.shape_inference.infer_shapes(model)
     ranges = calibrate(
