@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from .answers import Answers
 from .hooked import run_hooked
+from .least_squares import RIDGE, second_moments
 from .metric import solve_right
 from .module_cache import ModuleCache
-from .reconstruct import RIDGE, Rank, across, factored, second_moments
+from .reconstruct import Rank, across, factored
 from .sampling import is_fitted
 
 EXAMPLES = 128

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,19 +21,14 @@ from torch import Tensor, nn
 
 from .answers import Answers
 from .factorise import factorise
+from .least_squares import RIDGE, LeastSquares
 from .metric import root
 from .sampling import by_token, is_sampled
 from .sums import WatchedSums
 
-RIDGE = 1e-3
-"""Pull towards the weights before the fit, as a share of the inputs' mean second moment."""
 _FLOOR = (
     2e-3  # of the mean curvature: output directions that the answers do not feel count a little
 )
-
-
-Patches = Sequence[tuple[slice, Tensor]]
-"""What a layer reads, chunk by chunk: (images, (images places, d))."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Refit:
         self._network, self._answers, self._changed = network, answers, changed
         self._lost, self._fit, self._whiten, self._ridge = lost, fit, whiten, ridge
         self._factors: dict[str, nn.Sequential] = {}
-        self._open: dict[str, _Normal] = {}
+        self._open: dict[str, LeastSquares] = {}
         self._done: set[str] = set()
         self._settled: set[str] = set()
         self._context = ExitStack()
@@ -98,27 +93,24 @@ class Refit:
         if name in self._done:
             return
         self._done.add(name)
-        places = self._answers.places[name]
-        normal = _Normal(given, module.weight.detach().flatten(1).double())
+        patches = list(self._answers.places[name].patches(module, given))
         centred = name in self._answers.normed or module.bias is not None
-        normal.patches = list(places.patches(module, given))
-        normal.second, normal.mean = second_moments(normal.patches, centred)
+        weight = module.weight.detach().flatten(1).double()
+        fitted = LeastSquares(given, weight, patches, centred, self._ridge)
         if self._fit:
-            normal.lower = root(normal.second, self._ridge)
-            target = self._kept(self._answers.outputs, name)
-            normal.take_up(normal.cross(target) - normal.weight @ normal.second)
+            fitted.fit(self._kept(self._answers.outputs, name))
             if name in self._answers.sums:
-                self._open[name] = normal
-        self._set(module, normal, name)
+                self._open[name] = fitted
+        self._set(module, fitted, name)
 
-    def _set(self, module: Any, normal: _Normal, name: str) -> None:
+    def _set(self, module: Any, fitted: LeastSquares, name: str) -> None:
         wanted = self._changed[name]
         if wanted is None:
-            module.weight.copy_(normal.weight.reshape(module.weight.shape))
+            module.weight.copy_(fitted.weight.reshape(module.weight.shape))
             return
-        second = normal.second if self._whiten else None
-        minds = self._across(name, len(normal.weight))
-        self._factors[name] = factored(module, normal.weight, wanted, name, second, minds)
+        second = fitted.second if self._whiten else None
+        minds = self._across(name, len(fitted.weight))
+        self._factors[name] = factored(module, fitted.weight, wanted, name, second, minds)
 
     def _after(self, module: Any, given: Tensor, out: Tensor, name: str) -> Tensor:
         """The fitted layer's output, its mean as the original's where the layer has a bias."""
@@ -143,8 +135,8 @@ class Refit:
 
     def _on_sum(self, name: str, norm_name: str | None, rest: Tensor, total: Tensor) -> Tensor:
         """Fit the branch that ``name`` ends to what the original's sum lacks."""
-        normal = self._open.pop(name, None)
-        if normal is None:
+        fitted = self._open.pop(name, None)
+        if fitted is None:
             return total
         module: Any = self._network.get_submodule(name)
         norm: Any = None if norm_name is None else self._network.get_submodule(norm_name)
@@ -155,10 +147,10 @@ class Refit:
             gain = gain if norm.weight is None else gain * norm.weight
             size = gain.abs().clamp_min(1e-2 * float(gain.abs().max()) + 1e-30)
             lacks = lacks / (size * torch.where(gain < 0, -1.0, 1.0))
-        normal.take_up(normal.cross(lacks))
-        self._set(module, normal, name)
+        fitted.add(lacks)
+        self._set(module, fitted, name)
         layer = self._factors.get(name)
-        branch = module.forward(normal.given) if layer is None else layer(normal.given)
+        branch = module.forward(fitted.given) if layer is None else layer(fitted.given)
         if norm is not None:
             branch = norm.forward(branch)
         total = branch + rest
@@ -181,32 +173,6 @@ class Refit:
         stay = torch.ones(found.shape[-1], dtype=torch.bool)
         stay[list(lost)] = False
         return found[..., stay]
-
-
-@dataclass
-class _Normal:
-    """The least squares of one layer: what it reads, its weights (out, d), the patches, their
-    moments (d, d) and mean (d,), and the root of the moments with the ridge."""
-
-    given: Tensor
-    weight: Tensor
-    patches: Patches = ()
-    second: Tensor = field(default_factory=lambda: torch.empty(0))
-    mean: Tensor = field(default_factory=lambda: torch.empty(0))
-    lower: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def cross(self, target: Tensor) -> Tensor:
-        """E[y x^T] (out, d) of ``target`` (images, places, out) and the patches, about the mean."""
-        total: Any = 0.0
-        for images, patches in self.patches:
-            total = total + (target[images].flatten(0, 1).T @ patches).double()
-        count = sum(len(patches) for _, patches in self.patches)
-        cross: Tensor = total / count - torch.outer(target.double().mean((0, 1)), self.mean)
-        return cross
-
-    def take_up(self, cross: Tensor) -> None:
-        """Change the weights by what takes up ``cross``: ridge regression towards no change."""
-        self.weight = self.weight + torch.cholesky_solve(cross.T, self.lower).T
 
 
 def factored(
@@ -234,18 +200,3 @@ def across(curvature: Tensor | None, channels: int) -> Tensor:
         return torch.eye(channels).double()
     lower = root(curvature.double(), _FLOOR)
     return lower / lower.diagonal().mean()
-
-
-def second_moments(chunks: Patches, centred: bool) -> tuple[Tensor, Tensor]:
-    """C = E[x x^T] (d, d) and E[x] (d,) of the patches, float64; ``centred``: about the mean,
-    which a bias or a BatchNorm behind the layer takes care of (else E[x] is given as 0)."""
-    second: Any = 0.0
-    mean: Any = 0.0
-    for _, patches in chunks:
-        second = second + (patches.T @ patches).double()
-        mean = mean + patches.sum(0).double()
-    count = sum(len(patches) for _, patches in chunks)
-    second, mean = second / count, mean / count
-    if not centred:
-        return second, torch.zeros_like(mean)
-    return second - torch.outer(mean, mean), mean
