@@ -99,7 +99,9 @@ def by_weight(weights: dict[str, str]) -> Any:
 
 
 def chosen_nodes(graph: torch.fx.Graph, weights: Container[str]) -> set[torch.fx.Node]:
-    """The layers with these weights, their tensors, and what only hears of such layers."""
+    """The layers with these weights, their tensors, and what only hears of such layers: not what
+    hears of the input or of a constant besides, such as a transformer's class token, which is small
+    beside the others and would be lost in 8 bits."""
     heard: dict[torch.fx.Node, set[bool]] = {}
     for node in graph.nodes:
         if node.target in WEIGHTED:
@@ -107,9 +109,8 @@ def chosen_nodes(graph: torch.fx.Graph, weights: Container[str]) -> set[torch.fx
         elif node.op == "get_attr":
             heard[node] = {True}
         else:
-            heard[node] = set().union(
-                *(heard[n] for n in node.all_input_nodes if n.op != "get_attr")
-            )
+            told = [heard[n] for n in node.all_input_nodes if n.op != "get_attr"]
+            heard[node] = set().union(*told) if told else {False}
     return {node for node, found in heard.items() if found == {True}}
 
 

@@ -118,6 +118,32 @@ def test_what_lies_between_8_bit_layers_alone_has_8_bits(
     assert (added in chosen) is sums
 
 
+class ClassToken(nn.Module):
+    """Patches and a token of its own, with a shortcut around a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.layer = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        return (x + self.layer(x)).mean(1)
+
+
+def test_a_stream_with_a_class_token_stays_float() -> None:
+    network, example = ClassToken().eval(), torch.zeros(2, 3, 8, 8)
+    graph = torch.export.export(network, (example,)).module().graph
+    chosen = {
+        n.target
+        for n in litert_convert.chosen_nodes(graph, {"patches.weight": "", "layer.weight": ""})
+    }
+    assert {torch.ops.aten.conv2d.default, torch.ops.aten.linear.default} <= chosen
+    assert torch.ops.aten.transpose.int in chosen
+    assert not {torch.ops.aten.cat.default, torch.ops.aten.add.Tensor} & chosen
+
+
 def test_a_normalisation_in_a_program_is_folded_and_its_layer_quantised() -> None:
     pytest.importorskip("torchao")
     from torchao.quantization.pt2e.quantizer import Quantizer
