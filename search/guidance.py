@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..objectives.hypervolume import RATIO, USEFUL_LOSS, WHOLE_LOSS
-from ..objectives.objective import QUANTITIES, Objective
+from ..objectives.objective import QUANTITIES, Objective, quantity_name
 from .cost_table import CostTable
 from .knapsack import Floats, Ints
 
@@ -81,11 +81,18 @@ class Guidance:
         return out
 
 
+def on_first_target(objectives: Sequence[Objective]) -> list[Objective]:
+    """The objectives as a job with its first target alone would have them: bare names, each once.
+    What that target measures is among a trial's values under these names; the others follow."""
+    names = dict.fromkeys(quantity_name(o.name) or o.name for o in objectives)
+    return [Objective(name, {}) for name in names]
+
+
 def screenable(objectives: Sequence[Objective], table: CostTable) -> list[Objective]:
-    """The same objectives, each as what a screen can tell of it: the accuracy for its drop, the
-    bytes for their ratio, and where the table has no latency, the MACs."""
+    """The same objectives on the first target, each as what a screen can tell of it: the accuracy
+    for its drop, the bytes for their ratio, and where the table has no latency, the MACs."""
     out = []
-    for objective in objectives:
+    for objective in on_first_target(objectives):
         name = {"accuracy_drop": "accuracy", "loss": "divergence"}.get(
             objective.name, objective.name
         )
@@ -107,11 +114,12 @@ class Axes:
 
     The first axis is the score, whether it is an objective or only constrained; the others are the
     remaining objectives. A quantity that the table does not know follows the nearest one it knows.
+    Of several targets the first one's values count (see :func:`on_first_target`).
     """
 
     def __init__(self, guidance: Guidance, objectives: Sequence[Objective]) -> None:
         self._table, self._base = guidance.table, guidance.base
-        named = [o.name for o in objectives]
+        named = [o.name for o in on_first_target(objectives)]
         fallback = "fidelity" if "accuracy" not in self._base else "accuracy"
         self.score = next((n for n in named if n in SCORES), fallback)
         share = QUANTITIES[self.score].unit == "share"

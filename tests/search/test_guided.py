@@ -10,6 +10,7 @@ import pytest
 from paretune.errors import InputError
 from paretune.objectives.evaluation import Evaluation
 from paretune.objectives.expression import Expression
+from paretune.objectives.further import measured_on, target_suffix
 from paretune.objectives.hypervolume import normalized_hypervolume
 from paretune.objectives.objective import Objective
 from paretune.search.cost_table import CostTable
@@ -196,6 +197,28 @@ def test_other_objectives_follow_the_nearest_known_cost(emulated, network, guida
         ratio = base["size_bytes"] / values["size_bytes"]
         study.tell(trial, [emulated.ACCURACY - values["accuracy"], ratio, 1e9 / values["macs"]])
     assert len({tuple(t.params.values()) for t in study.trials}) == 12
+
+
+def test_of_several_targets_the_first_guides(emulated, network, guidance):
+    """Its objectives end in the target's name; the proposals are those of a job without others."""
+    proposed = []
+    for targets in ((), ("onnxruntime-cpu", "openvino-cpu")):
+        ends = [f"_{target_suffix(target)}" for target in targets] or [""]
+        names = [f"{name}{end}" for name in ("accuracy", "size_bytes") for end in ends]
+        objectives = [Objective(name, {}) for name in (*names, "macs")]
+        sampler = GuidedSampler(guidance, objectives, seed=0)
+        study = optuna.create_study(directions=[o.direction for o in objectives], sampler=sampler)
+        for _ in range(8):
+            trial = study.ask()
+            genotype = {k: trial.suggest_int(k, 0, n - 1) for k, n in network.parameters.items()}
+            values = network.values(genotype)
+            for place, target in enumerate(targets):
+                other = {k: v * (1 + 0.3 * place) for k, v in network.values(genotype).items()}
+                values |= measured_on(target, other, {})[0]
+            trial.set_user_attr(VALUES, values)
+            study.tell(trial, [values[o.name] for o in objectives])
+        proposed.append([t.params for t in study.trials])
+    assert proposed[0] == proposed[1]
 
 
 def test_a_table_of_another_network_is_refused(emulated, network, guidance):
