@@ -35,10 +35,9 @@ class Margins:
     def spread(self, wanted: int) -> Tensor:
         """Places of ``wanted`` examples (or all) that stand for all: as many of each class as it
         has, from the least to the most certain."""
-        labels, own = self._labels.numpy(), self._own
-        rising = torch.where(self._labels % 2 == 0, own, -own).numpy()
-        order = torch.as_tensor(sorted(range(len(own)), key=lambda i: (labels[i], rising[i])))
-        return evenly(order, wanted).sort().values
+        rising = torch.where(self._labels % 2 == 0, self._own, -self._own)
+        order = np.lexsort((rising.numpy(), self._labels.numpy()))
+        return evenly(torch.from_numpy(order), wanted).sort().values
 
     def lost(self, outputs: Tensor, places: Tensor) -> float:
         """Share of all examples that the original gets right and a candidate does not, less the
@@ -68,19 +67,23 @@ def _fitted(own: Floats, got: Floats) -> tuple[float, float, Floats]:
     """
     size, weight = np.column_stack([np.ones(len(own)), np.abs(own)]), np.ones(len(own))
     for _ in range(_ROUNDS):
-        total = weight.sum()
-        centre, height = weight @ own / total, weight @ got / total
+        centre, height = np.average(own, weights=weight), np.average(got, weights=weight)
         square = weight @ (own - centre) ** 2
         slope = weight @ ((own - centre) * (got - height)) / square if square > 0 else 1.0
         intercept = height - slope * centre
         deviations = np.abs(got - intercept - slope * own)
         error, _ = nnls(size, _MEAN_TO_STANDARD * deviations)
         weight = np.maximum(size @ error, _LEAST_ERROR) ** -2.0
-    total = weight.sum()
-    spread = weight @ (own - weight @ own / total) ** 2
-    variance = 1 / total + ((weight @ own / total) ** 2 / spread if spread > 0 else 0.0)
+    variance = _variance(own, weight)
     usual = _SHIFT * float((size @ error).mean()) ** 2 / max(float(own.std()), _LEAST_ERROR)
     return float(intercept * usual**2 / (usual**2 + variance)), float(slope), error
+
+
+def _variance(own: Floats, weight: Floats) -> float:
+    """Of the intercept, where each weight is one over its example's variance."""
+    centre = np.average(own, weights=weight)
+    square = weight @ (own - centre) ** 2
+    return float(1 / weight.sum() + (centre**2 / square if square > 0 else 0.0))
 
 
 def evenly(places: Tensor, wanted: int) -> Tensor:

@@ -147,7 +147,7 @@ class Screen:
 
         self._whole = task.score.measure(predict, task.search).values[task.score.name]
         outputs = torch.cat(answers)
-        self._margins = _margins(task, outputs)
+        self._margins = _margins_of(task, outputs)
         if self._margins is None:
             self._places = evenly(torch.arange(len(task.search)), examples)
         else:
@@ -157,7 +157,7 @@ class Screen:
         self._known = self._measured(self._want)
 
 
-def _margins(task: Task, outputs: Tensor) -> Margins | None:
+def _margins_of(task: Task, outputs: Tensor) -> Margins | None:
     """The original's margins, where the score counts examples whose class is right or unchanged;
     outputs: as they came, (n, classes) there."""
     if outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) != len(task.search):

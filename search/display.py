@@ -18,6 +18,7 @@ from ..objectives.wording import label, legible, points, summary
 from ..trackers.progress import quiet
 from .events import Event
 from .front_table import front_table
+from .outset import FALLBACK, UNGUIDED
 
 if TYPE_CHECKING:
     from ..objectives.evaluation import Evaluation
@@ -125,10 +126,11 @@ class PlainDisplay(QuietDisplay):
         ]
         opening, left = self.opening, event.progress.trials - event.progress.done
         expected = sum(baseline.seconds.values()) * left / opening.workers
+        sampler = opening.sampler if self.study.get(UNGUIDED) is None else FALLBACK
         return [
             f"baseline: {', '.join(parts)}",
             f"space: {number(opening.plans)} plans in {opening.parameters} parameters",
-            f"budget: {event.progress.trials} trials, {opening.sampler}, "
+            f"budget: {event.progress.trials} trials, {sampler}, "
             f"{opening.workers} worker{'s' if opening.workers > 1 else ''}; "
             f"about {duration(expected)} for {left} trials",
         ]

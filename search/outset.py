@@ -17,6 +17,8 @@ from .scout import Scout
 
 FALLBACK = "nsga2"
 """The sampler where no sensitivity table can be had."""
+UNGUIDED = "unguided"
+"""What a study keeps of why there is none."""
 _LEAST_PASS = 24  # screened candidates that the sensitivity pass may always cost
 
 
@@ -82,7 +84,7 @@ def _guidance(
     timed: Callable[[], None],
 ) -> Guidance | None:
     """What the guided sampler starts from, or None where it cannot be had; that is said."""
-    if study.get("unguided") is not None:
+    if study.get(UNGUIDED) is not None:
         return None  # as it began
     budget = max(_LEAST_PASS, job.search.trials * (1 + each) / 4)
     budget = study.get("sensitivity_budget") or budget
@@ -98,6 +100,6 @@ def _guidance(
         if study.asks():
             raise
         reason = " ".join(f"{error}".split())[:300]
-        study.put("unguided", reason)
+        study.put(UNGUIDED, reason)
         say(f"no sensitivity table can be had ({reason}): {FALLBACK} is used instead")
         return None

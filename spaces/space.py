@@ -157,25 +157,20 @@ class SearchSpace:
         ranks changed only in the heavy layers (those that together hold half of the weights); and
         the lowest rank in one heavy layer alone.
         """
-        heavy = self._heavy()
-        tried: list[tuple[dict[str, int], set[str] | None]] = []
+        heavy, whole, parts = self._heavy(), [], []
         for level in range(4):
             for family in ("keep", "rank"):
-                tried += [({"bits": bits, family: level}, None) for bits in (0, 1)]
-                tried.append(({"bits": 1, family: level}, heavy))
-        tried += [({"bits": 1, "rank": 99}, {name}) for name in sorted(heavy)]
-        tried.sort(key=lambda made: made[1] is not None or not made[0]["bits"])
-        unique: dict[str, tuple[bool, dict[str, int]]] = {}
-        for levels, only in tried:
-            genotype = self._uniform(levels, only)
-            plan = self.plan(genotype)
-            if plan != self.identity:
-                later = only is not None or not levels["bits"]
-                unique.setdefault(plan.fingerprint, (later, genotype))
-        ordered = sorted(unique.values(), key=lambda found: (found[0], sum(found[1].values())))
-        return [genotype for _, genotype in ordered]
+                whole.append(self._uniform({"bits": 1, family: level}))
+                parts.append(self._uniform({family: level}))
+                parts.append(self._uniform({"bits": 1, family: level}, heavy))
+        parts += [self._uniform({"bits": 1, "rank": 99}, {name}) for name in sorted(heavy)]
+        unique = {self.identity.fingerprint: dict[str, int]()}
+        for tried in (whole, parts):
+            for genotype in sorted(tried, key=lambda g: sum(g.values())):
+                unique.setdefault(self.plan(genotype).fingerprint, genotype)
+        return [genotype for genotype in unique.values() if genotype]
 
-    def _uniform(self, levels: Mapping[str, int], only: set[str] | None) -> dict[str, int]:
+    def _uniform(self, levels: Mapping[str, int], only: set[str] | None = None) -> dict[str, int]:
         """Every parameter at its family's level; channels and ranks only of layers in ``only``."""
         genotype = {}
         for parameter, count in self.parameters.items():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from paretune.objectives.layer_shapes import ShapeTable
 from paretune.operators.compress import Compressor
 from paretune.spaces.discover import discover
 from paretune.targets.catalogue import make_target
+from paretune.targets.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +83,22 @@ def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
     assert not features(table.shapes(space.identity))[12:].any()
 
 
-def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
+def measured(problem, folder: Path, target: Target, *hear, **limits):
+    """What ``fit_latency`` gives for the small network; hear: ``say`` and ``check``."""
     network, example, space, table = problem
-    target = make_target("onnxruntime-cpu", {"seconds": 0.05})
     inputs = torch.randn(16, *example.shape[1:])
     compressor = Compressor(network, example, space, inputs)
-    said: list[str] = []
-    model = fit_latency(
-        tmp_path,
-        target,
-        compressor,
-        table,
-        example,
-        [inputs.numpy()],
-        inputs[:1].numpy(),
-        said.append,
+    batch = inputs.numpy()
+    return fit_latency(
+        folder, target, compressor, table, example, [batch], batch[:1], *hear, **limits
     )
+
+
+def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
+    _, _, space, table = problem
+    target = make_target("onnxruntime-cpu", {"seconds": 0.05})
+    said: list[str] = []
+    model = measured(problem, tmp_path, target, said.append)
     if model is None:
         pytest.skip("this machine is too busy to time anything")
     assert model.plans >= 6 and model.seconds > 0 and said
@@ -108,23 +110,11 @@ def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
     assert stored_model(tmp_path, space, target) is None
 
 
-def test_too_little_time_is_said_after_two_plans(problem, tmp_path: Path) -> None:
-    network, example, space, table = problem
-    target = make_target("onnxruntime-cpu", {"seconds": 0.05})
-    inputs = torch.randn(16, *example.shape[1:])
-    compressor = Compressor(network, example, space, inputs)
+def test_too_little_time_is_said_after_two_plans(problem, tmp_path: Path, monkeypatch) -> None:
+    target = make_target("onnxruntime-cpu")
+    steady = SimpleNamespace(ratio=1.0, baseline_ms=1.0, unstable=False)
+    monkeypatch.setattr(target, "time", lambda *_: steady)
     checks: list[int] = []
     with pytest.raises(TimeoutError, match="timing 10 plans .* too much of the time limit"):
-        fit_latency(
-            tmp_path,
-            target,
-            compressor,
-            table,
-            example,
-            [inputs.numpy()],
-            inputs[:1].numpy(),
-            lambda _: None,
-            lambda: checks.append(1),
-            seconds=0.01,
-        )
-    assert len(checks) < 10 and not (tmp_path / FILE).exists()
+        measured(problem, tmp_path, target, str, lambda: checks.append(1), seconds=0.01)
+    assert len(checks) == 3 and not (tmp_path / FILE).exists()

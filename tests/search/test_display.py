@@ -58,6 +58,14 @@ def test_plain_says_one_line_a_trial(study):
     assert "the budget is spent: 3 trials, 1 failed" in lines
 
 
+def test_the_sampler_that_stands_in_is_named(study):
+    study.put("unguided", "too little time")
+    guided = Opening(10**36, 60, "guided", 2)
+    console = Console(file=io.StringIO(), width=60)
+    _, text = replay(study, make_display("plain", study, guided, console))
+    assert "budget: 10 trials, nsga2, 2 workers" in text
+
+
 def test_live_shows_bar_front_and_last_failure(study):
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     display = make_display("auto", study, OPENING, console)

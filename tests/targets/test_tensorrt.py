@@ -179,8 +179,8 @@ def test_eight_bits_are_what_torch_rounds_to(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_one_line_says_so() -> None:
+def test_without_a_gpu_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError) as caught:
         make_target("tensorrt", where="job.yaml:3")
     assert str(caught.value) == (

@@ -68,7 +68,7 @@ def test_an_operator_outside_the_list_is_named(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_one_line_says_so() -> None:
+def test_without_a_gpu_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="there is no CUDA device here; use 'torch-cpu'"):
         make_target("torch-cuda")
