@@ -73,8 +73,9 @@ def test_the_loop_is_plain_sgd(task, made, monkeypatch):
     network = copy.deepcopy(made.network).requires_grad_(True)
     reference = copy.deepcopy(network)
     options = RecoverSection(
-        epochs=2, batch=90, mix=0.5, temperature=3.0, lr=0.02, weight_decay=0.0, warmup=0.1
-    )
+        epochs=2, batch=90, mix=0.5, temperature=3.0, lr=0.02, weight_decay=0.0, warmup=0.1,
+        precision="fp32",  # else bfloat16, where the processor has it
+    )  # fmt: skip
     training = Training(network, task.network, task, options, spy)
     monkeypatch.setattr(
         training, "_judge", lambda epoch: training._best.update(network.state_dict())
