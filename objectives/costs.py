@@ -103,7 +103,7 @@ class CostModel:
         for name, factors in shapes.layers.items():
             key = (id(factors), shapes.bits[name])  # the table keeps its factors alive
             if key not in self._stored:
-                parts = tuple(Part(f.suffix, f.shape) for f in factors)
+                parts = tuple(Part(f.suffix, f.shape, f.groups) for f in factors)
                 self._stored[key] = Stored(parts, shapes.bits[name])
             layers[name] = self._stored[key]
         return self._bytes.bytes(layers, shapes.kept)

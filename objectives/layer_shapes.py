@@ -23,13 +23,14 @@ class Factor:
 
     suffix: "" for a layer as a whole, ".0", ".1" ... for the parts of a factorised one.
     shape: of its weight, output channels first. positions: outputs that each of its weights is
-    used for, in one example. bias: whether the torch layer has one.
+    used for, in one example. bias: whether the torch layer has one. groups: of a convolution.
     """
 
     suffix: str
     shape: tuple[int, ...]
     positions: int
     bias: bool
+    groups: int = 1
 
     @cached_property
     def params(self) -> int:
@@ -216,7 +217,8 @@ def _factors(module: _Module, out: int, into: int, choice: LayerChoice) -> tuple
     if choice.method is None:
         depthwise = module.conv_groups > 1 and module.conv_groups == module.out == module.into
         wide = 1 if depthwise else into // module.conv_groups
-        return (Factor("", (out, wide, *kernel), at_out, module.bias),)
+        groups = out if depthwise else module.conv_groups
+        return (Factor("", (out, wide, *kernel), at_out, module.bias, groups),)
     if choice.method == "svd":
         (r,) = choice.ranks
         shapes = [((r, into, *ones), at_out), ((out, r, *ones), at_out)]
@@ -242,7 +244,8 @@ def _factors(module: _Module, out: int, into: int, choice: LayerChoice) -> tuple
         (r,) = choice.ranks
         shapes = [((into * r, 1, *kernel), at_out), ((out, into * r, *ones), at_out)]
     last = len(shapes) - 1
+    split = {("depthwise", 0): into, ("cp", 1): shapes[0][0][0], ("cp", 2): shapes[0][0][0]}
     return tuple(
-        Factor(f".{i}", shape, at, module.bias and i == last)
+        Factor(f".{i}", shape, at, module.bias and i == last, split.get((choice.method, i), 1))
         for i, (shape, at) in enumerate(shapes)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
+from .onnx_float_layers import SUFFIXES, TWIN
 from .onnx_lengths import (
     AXIS,
     BETA,
@@ -19,6 +20,7 @@ from .onnx_lengths import (
 from .onnx_skeleton import Node, Part, Skeleton, Stored
 
 MICROSOFT = "com.microsoft"
+_QUANTIZE, _DEQUANTIZE = op_length("QuantizeLinear"), op_length("DequantizeLinear")
 _INTEGER = {
     "Conv": ("QLinearConv", ""),
     "MatMul": ("QLinearMatMul", ""),
@@ -41,7 +43,15 @@ class NodeSizes(Skeleton):
     def _quantise(self, name: str) -> int:
         """A QuantizeLinear node with its scale and zero point."""
         words = [f"{name}_QuantizeLinear", name, *scale_names(name), f"{name}_quantized"]
-        return message_length(words, op_length("QuantizeLinear")) + 2 * scalar_length(name)
+        return message_length(words, _QUANTIZE) + 2 * scalar_length(name)
+
+    @staticmethod
+    def _by_channel(name: str, channels: int) -> tuple[list[str], int]:
+        """The scale and zero point with an entry a channel: their names and bytes."""
+        words = [name + suffix for suffix in SUFFIXES]
+        scale, zero = words
+        size = tensor_length(scale, (channels,), 4) + tensor_length(zero, (channels,), 1)
+        return words, size
 
     def _plain(self, node: Node, inputs: list[str], outputs: list[str]) -> int:
         """A node that is written as it stands."""
@@ -54,7 +64,7 @@ class NodeSizes(Skeleton):
     def _as_is(self, node: Node) -> Stored:
         if node.name not in self._whole:
             shape = tuple(self.tensors[node.constants[0]].dims)
-            self._whole[node.name] = Stored((Part("", shape),))
+            self._whole[node.name] = Stored((Part("", shape, node.groups),))
         return self._whole[node.name]
 
     def _layer(
@@ -109,13 +119,20 @@ class NodeSizes(Skeleton):
             given = scale = out
         return total
 
-    def _pair(self, name: str, scale: str) -> int:
-        """A tensor rounded between two nodes, by its own scale or that of another one."""
+    def _pair(self, name: str, scale: str, channels: int = 0, twin: bool = False) -> int:
+        """A tensor rounded between two nodes, by its own scale or that of another one.
+
+        channels: it is dequantised by as many scales; twin: by a second node.
+        """
         made, back = f"{name}_QuantizeLinear_Output", f"{name}_DequantizeLinear_Output"
-        words = [f"{name}_QuantizeLinear", name, *scale_names(scale), made]
-        total = message_length(words, op_length("QuantizeLinear"))
-        words = [f"{name}_DequantizeLinear", made, *scale_names(scale), back]
-        total += message_length(words, op_length("DequantizeLinear"))
+        node, scales = f"{name}_DequantizeLinear", list(scale_names(scale))
+        total = message_length([f"{name}_QuantizeLinear", name, *scales, made], _QUANTIZE)
+        if twin or not channels:
+            total += message_length([node, made, *scales, back], _DEQUANTIZE)
+        if channels:
+            many, size = self._by_channel(back, channels)
+            more = TWIN if twin else ""
+            total += size + message_length([node + more, made, *many, back + more], _DEQUANTIZE)
         return total + (2 * scalar_length(name) if scale == name else 0)
 
     def _paired_layer(self, node: Node, stored: Stored, given: str, made: str) -> int:
@@ -150,4 +167,4 @@ class NodeSizes(Skeleton):
     @staticmethod
     def _dequantise(stem: str, integers: str, made: str, scale: str) -> int:
         words = [f"{stem}_DequantizeLinear", integers, *scale_names(scale), made]
-        return message_length(words, op_length("DequantizeLinear"), AXIS)
+        return message_length(words, _DEQUANTIZE, AXIS)

@@ -18,6 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from ..errors import CandidateError, InputError, nearest
 from .onnx_calibrate import BOUNDED_OPS, calibrate
+from .onnx_float_layers import keep_float
 from .onnx_graph import strip
 from .onnx_pack import Held
 from .onnx_session import one_line, require_runtime
@@ -192,6 +193,7 @@ def quantize_model(
             raise CandidateError(
                 f"int8: ONNX Runtime cannot quantise it ({one_line(error)})"
             ) from error
+    keep_float(done, inferred, placement.nodes if format == "qdq" else ())
     strip(done)
     return done
 

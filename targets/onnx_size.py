@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
+from .onnx_float_layers import TWIN
 from .onnx_lengths import (
     field_length,
     message_length,
@@ -27,11 +28,12 @@ from .onnx_skeleton import Stored, layer_of
 
 @dataclass
 class _File:
-    """A file being added up: bytes of nodes and tensors, what is held in 8 bits, and under which
-    names (those of its integers and of its scale)."""
+    """A file being added up: bytes of nodes and tensors, what is held in 8 bits, under which
+    names (those of its integers and of its scale), and what is dequantised channel by channel."""
 
     total: int = 0
     held: dict[str, tuple[str, str]] = field(default_factory=dict)
+    by_channel: dict[str, int] = field(default_factory=dict)  # tensor -> channels
     paired: set[str] = field(default_factory=set)
     microsoft: bool = False
 
@@ -50,7 +52,7 @@ class FileSize(NodeSizes):
     def bytes(self, layers: Mapping[str, Stored], kept: Mapping[str, tuple[int, int]]) -> int:
         """Size of the file. layers: every layer by name. kept: module -> (channels left, of)."""
         joined = self.joined(layers)
-        file = _File()
+        file = _File(by_channel=self.dequantised(layers, joined))
         if self._format == "qdq" and any(joined):
             self._add_pairs(file, layers, joined)
         else:
@@ -81,7 +83,9 @@ class FileSize(NodeSizes):
                 stored = layers.get(layer_of(node.name)) or self._as_is(node)
                 suffix = stored.parts[-1].suffix
                 if suffix and node.outputs[0] not in self.outputs:
-                    names[node.outputs[0]] = node.outputs[0] + suffix
+                    names[node.outputs[0]] = renamed = node.outputs[0] + suffix
+                    if node.outputs[0] in file.by_channel:
+                        file.by_channel[renamed] = file.by_channel[node.outputs[0]]
             else:
                 stored = None
             outputs = [names.get(name, name) for name in node.outputs]
@@ -131,21 +135,30 @@ class FileSize(NodeSizes):
         for name in inputs:
             if name in file.held and name not in file.paired:
                 q, scale = file.held[name]
-                words = [f"{name}_DequantizeLinear", f"{q}_quantized", *scale_names(scale), name]
-                file.total += message_length(words, op_length("DequantizeLinear"))
+                scales, size = list(scale_names(scale)), 0
+                if name in file.by_channel:
+                    scales, size = self._by_channel(name, file.by_channel[name])
+                words = [f"{name}_DequantizeLinear", f"{q}_quantized", *scales, name]
+                file.total += size + message_length(words, op_length("DequantizeLinear"))
                 file.paired.add(name)
 
     def _add_pairs(self, file: _File, layers: Mapping[str, Stored], joined: list[bool]) -> None:
         names = self._names(layers, joined)
         paired: set[str] = set()
+        integer: set[str] = set()  # what 8-bit nodes read
+        channels = {names[name]: count for name, count in file.by_channel.items()}
         scales: dict[str, str] = {}  # of what only passes on its input's scale
         for node, on in zip(self.nodes, joined, strict=True):
             if on and node.kind != "bounded":
                 paired.update(names[n] for n in (*node.inputs, *node.outputs))
+                integer.update(names[n] for n in node.inputs)
                 if node.kind == "passing" or node.op == "AveragePool":
                     scale = scales.get(names[node.inputs[0]], names[node.inputs[0]])
                     scales.update({names[n]: scale for n in node.outputs})
-        file.total += sum(self._pair(name, scales.get(name, name)) for name in paired)
+        file.total += sum(
+            self._pair(name, scales.get(name, name), channels.get(name, 0), name in integer)
+            for name in paired
+        )
         for node, on in zip(self.nodes, joined, strict=True):
             if on and node.kind == "bounded":
                 continue
@@ -159,6 +172,8 @@ class FileSize(NodeSizes):
             if on:
                 file.total += self._paired_layer(node, stored, inputs[0], outputs[0])
             else:
+                if {names[node.inputs[0]]} <= channels.keys() & paired & integer:
+                    inputs[0] += TWIN
                 file.total += self._layer(node, stored, inputs, outputs, False)
 
     def _names(self, layers: Mapping[str, Stored], joined: list[bool]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from onnx import ModelProto, NodeProto
 
 from .onnx_calibrate import BOUNDED_OPS
+from .onnx_float_layers import MOVED_PAST, ROUNDED_OPS
 from .onnx_lengths import field_length, payload_length, varint
 from .onnx_quantize import FLOAT_OPS, MOVING_OPS, PASSING_OPS, SCALING_OPS
 
@@ -17,11 +18,17 @@ class Part:
     """One node that stands for a layer, or for a factor of it.
 
     suffix: "" or ".0", ".1" ...: what its name adds to the layer's. shape: of its weight, output
-    channels first. bits: (weight, activation).
+    channels first. groups: of a convolution.
     """
 
     suffix: str
     shape: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Of its input."""
+        return self.shape[1] * self.groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +54,7 @@ class Node:
     bare: int  # bytes of everything but inputs, outputs and name
     bias: bool = False
     shared: bool = False  # its weights lie in the file already
+    groups: int = 1  # of a convolution
 
 
 class Skeleton:
@@ -108,6 +116,7 @@ class Skeleton:
             attributes,
             node.ByteSize() - strings,
             bias=kind == "layer" and len(node.input) > 2,
+            groups=next((a.i for a in node.attribute if a.name == "group"), 1),
         )
 
     def joined(self, layers: Mapping[str, Stored]) -> list[bool]:
@@ -135,6 +144,30 @@ class Skeleton:
                 maker[name] = node
             out.append(on)
         return out
+
+    def dequantised(self, layers: Mapping[str, Stored], joined: list[bool]) -> dict[str, int]:
+        """What is dequantised channel by channel where it is held in 8 bits -> its channels: see
+        :func:`paretune.targets.onnx_float_layers.keep_float`."""
+        maker: dict[str, tuple[Node, bool]] = {}
+        found: dict[str, int] = {}
+        for node, on in zip(self.nodes, joined, strict=True):
+            stored = layers.get(layer_of(node.name))
+            first = stored.parts[0] if stored is not None else None
+            if node.kind == "layer" and first is None:
+                first = Part("", tuple(self.tensors[node.constants[0]].dims), node.groups)
+            alone = stored is None or len(stored.parts) == 1
+            if first is not None and not on and node.op in ROUNDED_OPS:
+                tensor = node.inputs[0]
+                while tensor in maker:
+                    made, integer = maker[tensor]
+                    if integer or made.op not in MOVED_PAST:
+                        break
+                    tensor = made.inputs[0]
+                if first.channels > 1 and (node.op != "Gemm" or (node.bias and alone)):
+                    found[tensor] = first.channels
+            for name in node.outputs:
+                maker[name] = node, on
+        return found
 
 
 def layer_of(name: str) -> str:

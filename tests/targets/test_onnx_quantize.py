@@ -192,6 +192,48 @@ def test_no_stray_pairs_when_all_is_int8(
     assert not {"Conv", "Gemm", "Add", "Relu", "Concat"} & set(count)
 
 
+class Loud(nn.Module):
+    """The float32 layer in the middle has a channel a hundred times as loud as the others: one
+    step of 8 bits for all of them is as large as these. moved: part of its input is cut off."""
+
+    def __init__(self, moved: bool) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.moved = moved
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.three, self.side = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 7, 3, padding=1)
+        with torch.no_grad():
+            self.two.weight[0] *= 100
+            self.three.weight[:, 0] /= 100
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.one(x))
+        y = functional.relu(self.two(x[:, :, 1:] if self.moved else x))
+        return torch.cat([self.three(y)[:, :, :6], self.side(x)[:, :, :6]], dim=1)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("format", FORMATS)
+def test_float_layers_between_int8_ones_are_not_rounded(
+    format: str, moved: bool, inputs: np.ndarray
+) -> None:
+    """ONNX Runtime's optimiser would run them in 8 bits, with one scale for all weights."""
+    model = export_model(Loud(moved).eval(), torch.zeros(1, 3, 8, 8))
+    layers = ("one", "three", "side")
+    quantised = quantize_model(model, layers, [inputs], format=format, reduce_range=True)
+    data = quantised.SerializeToString()
+    exact = open_session(data, level="ORT_DISABLE_ALL").run(None, {"input": inputs})[0]
+    assert np.abs(run(quantised, inputs) - exact).max() <= 0.02 * np.ptp(exact)
+    fresh = {name for n in quantised.graph.node for name in n.input if "_channel_" in name}
+    assert len(fresh) == 2 and all(constant(quantised, name).shape == (8,) for name in fresh)
+    plain = ModelProto.FromString(data)  # with one scale, as the quantiser wrote it
+    for tensor in plain.graph.initializer:
+        if tensor.name in fresh:
+            value = numpy_helper.to_array(tensor)[0]
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    assert np.abs(run(plain, inputs) - exact).max() > 0.1 * np.ptp(exact)
+
+
 class Pooled(nn.Module):
     """Relu after pooling, and a Relu whose input a shortcut reads too: neither may vanish."""
 
