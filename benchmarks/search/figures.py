@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,11 +35,16 @@ def front(values: Sequence[Mapping[str, float]], base: Mapping[str, float]) -> l
     return [int(i) for i in found[np.argsort(points[found, 0], kind="stable")]]
 
 
-def confirm(runs: Path, evaluations: Evaluations, most: int) -> None:
-    """Measure the exported files of each run's front, on images that no search saw."""
+def confirm(runs: Path, evaluations: Evaluations, most: int, only: str = "") -> None:
+    """Measure the exported files of each run's front, on images that no search saw.
+
+    only: a regular expression that samplers' names must match.
+    """
     reference = evaluations.confirmed({})["values"]
     table = {}
     for path in sorted(runs.glob("*.jsonl")):
+        if not re.search(only, path.stem.rpartition("-")[0].replace("_", " ")):
+            continue
         rows = read(path)
         values = [row["values"] for row in rows]
         places = [

@@ -66,7 +66,7 @@ def main() -> None:
             print(write_report(runs, evaluations.base, only=path), flush=True)
     print(write_report(runs, evaluations.base))
     if options.confirm:
-        confirm(runs, evaluations, options.confirm)
+        confirm(runs, evaluations, options.confirm, options.only or "")
         print(write_report(runs, evaluations.base))
 
 
