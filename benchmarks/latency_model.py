@@ -22,7 +22,7 @@ from runtimes import NETWORKS, timed
 from scipy.stats import spearmanr
 
 from paretune.errors import CandidateError
-from paretune.objectives.latency_model import fit_latency
+from paretune.objectives.latency_probe import fit_latency
 from paretune.objectives.layer_shapes import ShapeTable
 from paretune.operators.compress import Compressor
 from paretune.spaces.discover import discover

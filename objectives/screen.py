@@ -23,7 +23,7 @@ from ..tasks.score import Fidelity, Top1
 from ..tasks.task import Task
 from .costs import CostModel
 from .divergence import divergence
-from .latency_model import stored_model
+from .latency_probe import stored_model
 from .margins import Margins, evenly
 from .problem import Problem
 

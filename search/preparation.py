@@ -89,7 +89,7 @@ def _predict_latency(
     seconds: float,
 ) -> None:
     """Let the screen predict latency, from plans measured on the target now or before."""
-    from ..objectives.latency_model import fit_latency
+    from ..objectives.latency_probe import fit_latency
 
     task, options = problem.task, problem.job.target
     inputs, _ = next(iter(task.search.batches(options.batch, limit=options.batch)))

@@ -10,11 +10,11 @@ import torch
 from small_networks import build
 from torch import nn
 
-from paretune.objectives.latency_model import (
+from paretune.objectives import latency_model
+from paretune.objectives.latency_model import WIDTHS, LatencyModel, features
+from paretune.objectives.latency_probe import (
     FILE,
-    LatencyModel,
     calibration_plans,
-    features,
     fit_latency,
     stored_model,
 )
@@ -32,14 +32,20 @@ def problem():
     return network, example, space, ShapeTable(space, network, example)
 
 
-def test_a_linear_law_is_found_again(problem) -> None:
-    """Fourteen hidden costs; plans that were not measured are predicted."""
+def at_widths(table: ShapeTable, plans) -> dict:
+    """Features of plans as the fit takes them."""
+    return {w: np.array([features(table.shapes(plan), w) for plan in plans]) for w in WIDTHS}
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_a_linear_law_is_found_again(problem, widths) -> None:
+    """Fourteen hidden costs, and which channels are filled up; other plans are predicted."""
     *_, space, table = problem
     rng = np.random.default_rng(0)
     costs = rng.uniform(0.01, 0.1, 14)
     plans = calibration_plans(space)
-    rows = np.array([features(table.shapes(plan)) for plan in plans])
-    truth = rows @ costs + 0.2
+    rows = at_widths(table, plans)
+    truth = rows[widths].sum(axis=1) @ costs + 0.2
     model = LatencyModel.fit(rows, truth)
     assert model.error <= 0.05 and model.correlation >= 0.95 and model.plans == len(plans)
     assert (model.factors >= 0).all()
@@ -47,16 +53,32 @@ def test_a_linear_law_is_found_again(problem) -> None:
         assert model.latency_ms(plan, table.shapes(plan)) == pytest.approx(expected, rel=0.03)
 
 
+def test_layers_that_are_slower_than_their_arithmetic_are_learned(monkeypatch) -> None:
+    """Ten layers of random sizes, each with a hidden factor of its own in float32 and in int8."""
+    rng = np.random.default_rng(1)
+    own = rng.uniform(0.5, 2.0, (10, 2))
+    rows = np.zeros((24, 10, 14))
+    for plan in rows:
+        rounded = rng.integers(0, 2, 10)
+        plan[np.arange(10), 6 * rounded] = rng.uniform(0.2, 1, 10)
+    truth = rows[:, :, 0] @ own[:, 0] + rows[:, :, 6] @ own[:, 1] + 1
+    model = LatencyModel.fit({(1, 1): rows}, truth)
+    monkeypatch.setattr(latency_model, "_RIDGES", (np.inf,))
+    plain = LatencyModel.fit({(1, 1): rows}, truth)
+    assert (plain.own == 1).all() and model.own.min() < 0.9 < 1.1 < model.own.max()
+    assert model.error < 0.7 * plain.error, (model.error, plain.error)
+
+
 def test_one_plan_unlike_all_others_does_not_spoil_what_is_said_of_them() -> None:
     """The others have next to nothing of what it is made of: of that their noise tells nothing."""
     errors = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        rows = rng.uniform(0, 1, (18, 14))
-        rows[:, 5] *= 0.001
-        rows[7, 5] = 1.0
-        truth = (rows.sum(axis=1) + 2) * rng.normal(1, 0.1, 18)
-        errors.append(LatencyModel.fit(rows, truth).error)
+        rows = rng.uniform(0, 1, (18, 1, 14))
+        rows[:, 0, 5] *= 0.001
+        rows[7, 0, 5] = 1.0
+        truth = (rows.sum(axis=(1, 2)) + 2) * rng.normal(1, 0.1, 18)
+        errors.append(LatencyModel.fit({(8, 16): rows}, truth).error)
     assert max(errors) < 0.4, errors
 
 
@@ -64,10 +86,13 @@ def test_features_add_up_to_the_plans_multiply_accumulates(problem) -> None:
     *_, space, table = problem
     for plan in (space.identity, *calibration_plans(space)):
         shapes = table.shapes(plan)
-        found = features(shapes)[:12].reshape(2, 2, 3)
         layers = sum(len(factors) for factors in shapes.layers.values())
-        assert found[:, :, 2].sum() == layers
-        assert found[:, :, 0].sum() >= shapes.macs / 1e6  # channels are filled up, never cut
+        for widths in WIDTHS:
+            found = features(shapes, widths)[:, :12].sum(axis=0).reshape(2, 2, 3)
+            assert found[:, :, 2].sum() == layers
+            assert found[:, :, 0].sum() >= (1 - 1e-9) * shapes.macs / 1e6  # filled up, never cut
+        exact = features(shapes, (1, 1))[:, :12].sum(axis=0).reshape(2, 2, 3)
+        assert exact[:, :, 0].sum() == pytest.approx(shapes.macs / 1e6)
 
 
 def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
@@ -79,8 +104,9 @@ def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
     bits = [n for n in space.parameters if n.startswith("bits:")]
     plan = space.plan({bits[1]: 1})
     assert plan.layers["1"].activation_bits == 8
-    assert features(table.shapes(plan))[12:] == pytest.approx([(4 * 36 + 8 * 36) / 1e6, 2])
-    assert not features(table.shapes(space.identity))[12:].any()
+    found = features(table.shapes(plan), (8, 16))[:, 12:]
+    assert found == pytest.approx(np.array([[0, 0], [4 * 36 / 1e6, 1], [8 * 36 / 1e6, 1]]))
+    assert not features(table.shapes(space.identity), (8, 16))[:, 12:].any()
 
 
 def measured(problem, folder: Path, target: Target, *hear, **limits):
@@ -110,11 +136,11 @@ def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
     assert stored_model(tmp_path, space, target) is None
 
 
-def test_too_little_time_is_said_after_two_plans(problem, tmp_path: Path, monkeypatch) -> None:
+def test_too_little_time_is_said_after_three_plans(problem, tmp_path: Path, monkeypatch) -> None:
     target = make_target("onnxruntime-cpu")
     steady = SimpleNamespace(ratio=1.0, baseline_ms=1.0, unstable=False)
     monkeypatch.setattr(target, "time", lambda *_: steady)
     checks: list[int] = []
     with pytest.raises(TimeoutError, match="timing 10 plans .* too much of the time limit"):
         measured(problem, tmp_path, target, str, lambda: checks.append(1), seconds=0.01)
-    assert len(checks) == 3 and not (tmp_path / FILE).exists()
+    assert len(checks) == 4 and not (tmp_path / FILE).exists()
