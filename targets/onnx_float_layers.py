@@ -51,13 +51,13 @@ def keep_float(model: ModelProto, original: ModelProto, rounded: Collection[str]
         tensor = reader.input[0]
         if maker is None or maker.op_type != "DequantizeLinear":
             continue
-        size = channels.get(tensor, 0)
-        given = [numpy_helper.to_array(constants[name]) for name in maker.input[1:]]
-        if tensor not in done and (size < 2 or any(value.size != 1 for value in given)):
-            continue
-        names = [tensor + suffix for suffix in SUFFIXES[: len(given)]]
         if tensor not in done:
+            size = channels.get(tensor, 0)
+            given = [numpy_helper.to_array(constants[name]) for name in maker.input[1:]]
+            if size < 2 or any(value.size != 1 for value in given):
+                continue
             done.add(tensor)
+            names = [tensor + suffix for suffix in SUFFIXES[: len(given)]]
             values = [np.repeat(value.reshape(1), size) for value in given]
             graph.initializer.extend(map(numpy_helper.from_array, values, names))
             if not any(other.name in rounded for other in readers[tensor]):

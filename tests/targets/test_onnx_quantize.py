@@ -202,6 +202,7 @@ class Loud(nn.Module):
         self.moved = moved
         self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.three, self.side = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 7, 3, padding=1)
+        self.also, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 7, 1)  # float32, int8
         with torch.no_grad():
             self.two.weight[0] *= 100
             self.three.weight[:, 0] /= 100
@@ -209,7 +210,8 @@ class Loud(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.one(x))
         y = functional.relu(self.two(x[:, :, 1:] if self.moved else x))
-        return torch.cat([self.three(y)[:, :, :6], self.side(x)[:, :, :6]], dim=1)
+        z = self.last(functional.relu(self.also(x)))
+        return torch.cat([self.three(y)[:, :, :6], self.side(x)[:, :, :6], z[:, :, :6]], dim=1)
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -219,7 +221,7 @@ def test_float_layers_between_int8_ones_are_not_rounded(
 ) -> None:
     """ONNX Runtime's optimiser would run them in 8 bits, with one scale for all weights."""
     model = export_model(Loud(moved).eval(), torch.zeros(1, 3, 8, 8))
-    layers = ("one", "three", "side")
+    layers = ("one", "three", "side", "last")
     quantised = quantize_model(model, layers, [inputs], format=format, reduce_range=True)
     data = quantised.SerializeToString()
     exact = open_session(data, level="ORT_DISABLE_ALL").run(None, {"input": inputs})[0]
