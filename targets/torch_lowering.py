@@ -1,8 +1,7 @@
 """A torch program with 8-bit layers, made to run on oneDNN's integer kernels.
 
 A program says what is computed in float32: dequantise, convolve, add, relu, quantise. Here such a
-chain becomes one call that reads and writes uint8, with weights packed beforehand. What remains
-computes as the program says.
+chain becomes one call that reads and writes uint8. What remains computes as the program says.
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
 from .cpu import has_int8_kernels
+from .torch_packed import KERNELS, QCONV, QCONV_SUM, QLINEAR, PackedProgram
 
 Node = Any  # an fx.Node: its arguments are of many types
 ATEN = torch.ops.aten
@@ -34,8 +35,8 @@ AFTER = {
 }
 
 
-def lowered(program: fx.GraphModule, integers: bool) -> fx.GraphModule:
-    """The program, changed in place, with its 8-bit layers on integer kernels.
+def lowered(program: fx.GraphModule, integers: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The program (changed in place), with its 8-bit layers on integer kernels.
 
     The same results for any batch, but for values within rounding of the middle between two steps.
     integers: False = the layers compute in float32 with the same weights, which is right wherever
@@ -61,7 +62,7 @@ def lowered(program: fx.GraphModule, integers: bool) -> fx.GraphModule:
         if name not in read:
             delattr(program, name)
     program.recompile()
-    return program
+    return PackedProgram(program) if integers else program
 
 
 def has_8_bits(program: fx.GraphModule) -> bool:
@@ -96,9 +97,8 @@ def _lower(program: fx.GraphModule, layer: Node) -> None:
         result = (1.0, 0, torch.float32) if rounded is None else (*rounded.args[1:3], torch.uint8)
         before, behind = _operands(program, layer)
         if other is None:
-            onednn = torch.ops.onednn
-            kind = onednn.qlinear_pointwise if layer.target == LINEAR else onednn.qconv_pointwise
-            kernel = graph.call_function(kind.default, (*before, *behind, *result, *after))
+            kind = QLINEAR if layer.target == LINEAR else QCONV
+            kernel = graph.call_function(kind, (*before, *behind, *result, *after))
         else:
             held, scale, zero = (other, 1.0, 0) if rounded is None else other.args[:3]
             own = _may_be_overwritten(held, other, layer, last)
@@ -106,7 +106,7 @@ def _lower(program: fx.GraphModule, layer: Node) -> None:
             copy = ATEN.contiguous.default if own else ATEN.clone.default
             held = graph.call_function(copy, (held,), form)
             args = (*before, held, *behind, *result, scale, zero, "sum", 1.0, *after)
-            kernel = graph.call_function(torch.ops.onednn.qconv2d_pointwise.binary, args)
+            kernel = graph.call_function(QCONV_SUM, args)
     if rounded is not None and pool is not None:
         rounded.replace_all_uses_with(pool)
         graph.erase_node(rounded)
@@ -147,26 +147,17 @@ def _can_be_lowered(program: fx.GraphModule, layer: Node) -> bool:
 
 
 def _operands(program: fx.GraphModule, layer: Node) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """A kernel's arguments before and behind the place of what is added: the input, the packed
-    weights with their scales; the bias and, of a convolution, its geometry."""
-    data, scale, zero = layer.args[0].args[:3]
+    """A kernel's arguments before and behind the place of what is added (see torch_packed.py)."""
     stored, scales = layer.args[1].args[:2]
     weight = _tensor(program, stored)
-    bias = layer.args[2] if len(layer.args) > 2 else None
-    behind: tuple[Any, ...] = (bias,)
+    held = _constant(program, weight), scales
+    zeros = _constant(program, torch.zeros(len(weight), dtype=torch.int64))
+    bias, *geometry = _filled(layer.args[2:], (None, [1], [0], [1], 1))
     if layer.target == LINEAR:
-        packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        geometry = []
     else:
-        dims = weight.ndim - 2
-        given = _filled(layer.args[3:], ([1], [0], [1], 1))
-        geometry = [_of(dims, size) for size in given[:3]]
-        behind = (bias, *geometry, given[3])
-        packed = torch.ops.onednn.qconv_prepack(
-            weight, _tensor(program, scales), scale, zero, *geometry, given[3], None
-        )
-    zeros = torch.zeros(len(weight), dtype=torch.int64)
-    held = (_constant(program, packed), scales, _constant(program, zeros))
-    return (data, scale, zero, *held), behind
+        geometry[:3] = (_of(weight.ndim - 2, size) for size in geometry[:3])
+    return (*layer.args[0].args[:3], *held, zeros), (bias, *geometry)
 
 
 def _added(layer: Node) -> Node | None:
@@ -195,9 +186,7 @@ def _may_be_overwritten(held: Node, other: Node, layer: Node, last: Node) -> boo
     """Whether a kernel may write its result over what it adds: nothing reads that afterwards."""
     if held is other:  # in float32, of its own
         return len(other.users) == 1
-    onednn = torch.ops.onednn
-    kernels = {onednn.qconv_pointwise.default, onednn.qlinear_pointwise.default}
-    kernels |= {onednn.qconv2d_pointwise.binary, torch.ops.quantized.max_pool2d.default}
+    kernels = {*KERNELS, torch.ops.quantized.max_pool2d.default}
     made = held.target in kernels or _is(held, "quantize_per_tensor")
     if not made or held is layer.args[0].args[0]:
         return False

@@ -85,7 +85,9 @@ def write_named(network: nn.Module, example: torch.Tensor) -> tuple[bytes, dict[
         place[node] = len(rows)
         rows.append(row)
     # one entry only: safetensors writes several in an order that changes from call to call
-    data: bytes = save(tensors, {"program": json.dumps({"version": VERSION, "rows": rows})})
+    data: bytes = save(
+        tensors, {"program": json.dumps({"version": VERSION, "rows": rows}, separators=(",", ":"))}
+    )
     return data, named
 
 

@@ -19,6 +19,7 @@ from paretune.targets import torch_eager
 from paretune.targets.catalogue import make_target
 from paretune.targets.target import Bits, Target
 from paretune.targets.torch_lowering import integer_kernels, lowered
+from paretune.targets.torch_packed import PackedProgram
 from paretune.targets.torch_program import read_program
 
 pytest.importorskip("torchao")
@@ -133,7 +134,8 @@ def test_kernels_compute_what_the_file_says(target: Target, tmp_path: Path) -> N
     data = written(target, network, layers_of(network), tmp_path / "a.safetensors")
     x = torch.from_numpy(images(7))
     said, kernels = read_program(data), lowered(read_program(data), True)
-    names = [str(node.target) for node in kernels.graph.nodes]
+    assert isinstance(kernels, PackedProgram)
+    names = [str(node.target) for node in kernels.program.graph.nodes]
     assert sum("pointwise" in name for name in names) == 9
     assert not any(name.startswith(("aten.conv", "aten.linear", "aten.relu")) for name in names)
     with torch.inference_mode():
@@ -255,9 +257,9 @@ def test_a_file_names_no_other_operator(
 @pytest.mark.parametrize(
     ("old", "new", "tensors"),
     [
-        ("[1, 1]", "[0, 1]", {}),
-        ("[1, 1]", "[1, 1, 1]", {}),
-        ("[1, 1]", "[1, -1]", {}),
+        ("[1,1]", "[0,1]", {}),
+        ("[1,1]", "[1,1,1]", {}),
+        ("[1,1]", "[1,-1]", {}),
         ("", "", {"scales": torch.ones(3)}),
         ("", "", {"scales": torch.ones(1)}),
         ("", "", {"scales": torch.ones(4, dtype=torch.float64)}),
