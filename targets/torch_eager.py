@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class TorchCpu(ClockedTarget):
     (torch_quantize.py), and runs on oneDNN's kernels (torch_lowering.py). It is offered where the
     processor has VNNI or AMX and torchao is installed; a file runs everywhere.
     compile: run through ``torch.compile`` (needs a C++ compiler; minutes for a large network).
+    Files with 8-bit layers run on their kernels as they are: torch.compile makes float32 of them.
     The other options are those of :class:`.clocked.ClockedTarget`.
     """
 
@@ -59,7 +61,8 @@ class TorchCpu(ClockedTarget):
         return "" if find_spec("torchao") else f"torchao is missing: {INSTALL}"
 
     def _versions(self) -> dict[str, Any]:
-        return {"torch": torch.__version__, "compile": self.compile}
+        torchao = {} if self.choices.without else {"torchao": version("torchao")}
+        return {"torch": torch.__version__, **torchao, "compile": self.compile}
 
     def export(
         self,

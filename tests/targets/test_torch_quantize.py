@@ -143,7 +143,8 @@ def test_kernels_compute_what_the_file_says(target: Target, tmp_path: Path) -> N
             expected = said(x[:count])
             spread = float(expected.max() - expected.min())
             found = kernels(x[:count])
-            assert float((found - expected).abs().max()) < 0.05 * spread
+            off = float((found - expected).abs().max())
+            assert off < 0.01 * spread  # a value in the middle between two steps may go either way
             assert torch.equal(found, kernels(x[:count]))  # nothing of the first call is left
 
 
