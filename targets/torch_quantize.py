@@ -42,7 +42,11 @@ def quantized(
         with torch.no_grad():
             for start in range(0, len(examples), BATCH):
                 prepared(torch.from_numpy(examples[start : start + BATCH]))
+        # A norm behind a layer of other bits remains, and convert_pt2e would trace, for seconds,
+        # what it looks for in networks trained with quantisers.
+        _swap(prepared.graph, ATEN.batch_norm.default, _batch_norm)
         converted: fx.GraphModule = convert_pt2e(prepared)
+        _swap(converted.graph, _batch_norm, ATEN.batch_norm.default)
         _drop_zero_points(converted)
     return converted
 
@@ -111,6 +115,17 @@ def _other_term(node: fx.Node, chosen: set[fx.Node]) -> fx.Node | None:
         if term.target == ATEN.conv2d.default and term in chosen and len(term.users) == 1:
             return next(t for t in terms if t is not term)
     return None
+
+
+def _batch_norm(*args: Any) -> Any:
+    return ATEN.batch_norm.default(*args)
+
+
+def _swap(graph: fx.Graph, old: Any, new: Any) -> None:
+    """The same graph with another function in a function's place."""
+    for node in graph.nodes:
+        if node.target == old:
+            node.target = new
 
 
 def _drop_zero_points(module: fx.GraphModule) -> None:

@@ -168,10 +168,12 @@ class Branches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
-        self.middle = nn.Conv2d(3, 4, 3)
+        self.middle, self.normal = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.left(x), self.middle(x), self.right(x).relu()], 1).flatten(1)
+        return torch.cat(
+            [self.left(x), self.normal(self.middle(x)), self.right(x).relu()], 1
+        ).flatten(1)
 
 
 def test_widths_mix_and_float32_layers_stay_exact(target: Target, tmp_path: Path) -> None:
