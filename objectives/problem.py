@@ -256,9 +256,10 @@ def _bits(job: Job, offered: Choices) -> tuple[tuple[int, int], ...]:
     named = [known.get(str(bits)) for bits in asked]
     for i, (bits, found) in enumerate(zip(asked, named, strict=True)):
         if found is None:
+            reason = dict(offered.without).get(bits if isinstance(bits, int) else 0)
             raise InputError(
                 job.where(f"space.bits[{i}]"),
-                f"{bits} bits are not offered by this target",
+                f"{bits} bits are not offered by this target" + (f" ({reason})" if reason else ""),
                 "known: " + ", ".join(sorted(known, key=lambda k: (not k.isdigit(), len(k), k))),
             )
     chosen = sorted({pair for pair in named if pair is not None}, reverse=True)

@@ -21,6 +21,7 @@ class Choices:
         of them that fit it; None = svd for linear and 1x1, tucker2 for k x k.
     more_bits: further pairs, offered only where a job names them (``bits: [4, 8, 32]``, or
         ``w4a32``); of one weight width the usual one first.
+    without: (weight bits, why): what the target could run elsewhere and does not offer here.
     zeros: (per cent, pattern) of zero weights, fewest first; they bring no speed.
     """
 
@@ -34,6 +35,7 @@ class Choices:
     rank_ratios: tuple[float, ...] = (0.75, 0.5, 0.25)
     rank_energies: tuple[float, ...] = ()
     rank_methods: tuple[str, ...] | None = None
+    without: tuple[tuple[int, str], ...] = ()
     zeros: tuple[tuple[int, str], ...] = ()
 
     def kept(self, channels: int, multiple_of: int = 1) -> tuple[int, ...]:

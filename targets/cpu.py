@@ -53,6 +53,12 @@ def saturates_int8(features: dict[str, Any] | None = None) -> bool:
     return x86 and not VNNI_FLAGS & set(features["flags"])
 
 
+def has_int8_kernels(features: dict[str, Any] | None = None) -> bool:
+    """Whether this processor adds products of 8-bit integers in 32 bits (x86 with VNNI or AMX)."""
+    features = cpu_features() if features is None else features
+    return bool(VNNI_FLAGS & set(features["flags"]))
+
+
 def allowed_cores() -> list[int]:
     """The cores this thread may run on; empty where the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):

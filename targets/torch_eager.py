@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +17,24 @@ from torch import nn
 
 from ..errors import CandidateError, InputError
 from ..spaces.choices import Choices
-from .clocked import ClockedTarget, Run, brief, check_bits
+from .clocked import ClockedTarget, Run, brief, check_bits, first_examples
 from .target import Bits, Grid
 from .timing import Clock
+from .torch_lowering import has_8_bits, integer_kernels, lowered
 from .torch_program import ProgramError, read_program, write_program
+from .torch_quantize import INSTALL, quantized
 from .whole_file import write_bytes
 
 
 class TorchCpu(ClockedTarget):
-    """Run in PyTorch on the CPU: float32, and bfloat16 layer by layer.
+    """Run in PyTorch on the CPU: float32, bfloat16 and int8, layer by layer.
 
     The artifact holds the operators as JSON and the tensors as safetensors (see torch_program.py):
-    no pickle, and the network's class is not needed to load it.
-    PyTorch's int8 and int4 kernels of linear layers are not offered: on a processor without VNNI
-    they were 2 to 60 times slower than float32 (197 x 192 times 192 x 768, torch 2.15).
+    no pickle, and the network's class is not needed to load it. int8 is static, by torchao's PT2E
+    (torch_quantize.py), and runs on oneDNN's kernels (torch_lowering.py). It is offered where the
+    processor has VNNI or AMX and torchao is installed; a file runs everywhere.
     compile: run through ``torch.compile`` (needs a C++ compiler; minutes for a large network).
+    Files with 8-bit layers run on their kernels as they are: torch.compile makes float32 of them.
     The other options are those of :class:`.clocked.ClockedTarget`.
     """
 
@@ -42,9 +48,21 @@ class TorchCpu(ClockedTarget):
         if not isinstance(compile, bool):
             raise InputError("compile", f"expected true or false, got {compile!r}", "")
         self.compile = compile
+        missing = self._without_int8()
+        if missing:
+            self.choices = replace(type(self).choices, without=((8, missing),))
+        else:
+            self.choices = replace(type(self).choices, bits=(*type(self).choices.bits, (8, 8)))
+
+    def _without_int8(self) -> str:
+        """Why 8 bits are not offered here; empty where they are."""
+        if not integer_kernels():
+            return "this processor has no fast 8-bit kernels (VNNI or AMX)"
+        return "" if find_spec("torchao") else f"torchao is missing: {INSTALL}"
 
     def _versions(self) -> dict[str, Any]:
-        return {"torch": torch.__version__, "compile": self.compile}
+        torchao = {} if self.choices.without else {"torchao": version("torchao")}
+        return {"torch": torch.__version__, **torchao, "compile": self.compile}
 
     def export(
         self,
@@ -60,24 +78,40 @@ class TorchCpu(ClockedTarget):
         Raises CandidateError naming the layer, or the operator that cannot be kept.
         """
         names = dict(network.named_modules())
-        layers = check_bits(bits, self.choices.bits, names, self.name, grids).get((16, 16), [])
+        for layer, wanted in bits.items():
+            reason = dict(self.choices.without).get(wanted.weight)
+            if reason:
+                raise CandidateError(f"{layer}: {self.name} without {wanted.weight} bits: {reason}")
+        widths = check_bits(bits, self.choices.bits, names, self.name, grids)
         copied = copy.deepcopy(network).eval()
-        for layer in layers:
+        for layer in widths.get((16, 16), []):
             parent, _, leaf = layer.rpartition(".")
             inner = copied.get_submodule(layer)
             setattr(copied.get_submodule(parent), leaf, _Half(inner, self.half))
+        layers = widths.get((8, 8), [])
         try:
+            if layers:
+                examples = first_examples(calibration, self.calibration_examples)
+                copied = quantized(copied, example, layers, examples)
             data = write_program(copied, example)
+        except CandidateError:
+            raise
         except Exception as error:
             raise CandidateError(f"export: torch.export refuses it ({brief(error)})") from error
         write_bytes(Path(path), data)
 
     def _open(self, data: bytes, threads: int, batch: int | None, where: str) -> Run:
+        integers = self.device == "cpu" and integer_kernels()
         try:
             network: Any = read_program(data, self.device)
+            eight = has_8_bits(network)
+            if eight:
+                network = lowered(network, integers)
         except ProgramError as error:
             raise CandidateError(f"{where}: {error}") from error
-        if self.compile:
+        except Exception as error:
+            raise CandidateError(f"{where}: its 8-bit layers cannot be ({brief(error)})") from error
+        if self.compile and not (eight and integers):
             network = torch.compile(network, dynamic=batch is None)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
@@ -95,6 +129,9 @@ class TorchCuda(TorchCpu):
     name = "torch-cuda"
     device = "cuda"
     half = torch.float16
+
+    def _without_int8(self) -> str:
+        return "its int8 kernels were not tried on a GPU yet"
 
     def __init__(self, *, compile: bool = False, **options: Any) -> None:
         if not torch.cuda.is_available():

@@ -6,6 +6,7 @@ values. The file needs torch and safetensors only; the network's own class is no
 
 from __future__ import annotations
 
+import importlib
 import json
 import operator
 import re
@@ -30,11 +31,13 @@ ATEN = frozenset(
     upsample_bilinear2d arange full zeros ones zeros_like ones_like _unsafe_view unflatten
     rsub index_select gather masked_fill where eq ne lt gt le ge lift_fresh_copy""".split()  # noqa: SIM905
 )
+# Values to 8-bit integers and back; torch registers them where PT2E's operators are imported.
+DECOMPOSED = ("quantize_per_tensor", "dequantize_per_tensor", "dequantize_per_channel")
 NUMBERS: dict[str, Callable[..., Any]] = {
     f: getattr(operator, f) for f in ("getitem", "mul", "add", "sub", "floordiv")
 }
 _TEXT = re.compile(r"[a-z_]{0,24}")
-_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
+_DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool")
 
 
 class ProgramError(ValueError):
@@ -51,20 +54,20 @@ def write_program(network: nn.Module, example: torch.Tensor) -> bytes:
 
 def write_named(network: nn.Module, example: torch.Tensor) -> tuple[bytes, dict[str, str]]:
     """The same, and which of the file's tensors each parameter became: name -> tensor."""
-    pair = torch.cat([example, example])
-    shapes = ({0: torch.export.Dim("batch", min=1, max=65536)},)
-    exported = torch.export.export(network, (pair,), dynamic_shapes=shapes)
-    signature, tensors = exported.graph_signature, dict[str, torch.Tensor]()
+    program = exported(network, example)
+    signature, tensors = program.graph_signature, dict[str, torch.Tensor]()
     held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     held |= signature.inputs_to_lifted_tensor_constants
     place: dict[fx.Node, int] = {}
     rows: list[Any] = []
     named: dict[str, str] = {}
-    for node in exported.graph.nodes:
+    for node in program.graph.nodes:
         if node.op == "placeholder":
+            if node.name in held and not node.users:
+                continue
             if node.name in held:
                 key = f"t{len(tensors):05d}"
-                tensors[key] = _tensor(exported, held[node.name])
+                tensors[key] = _tensor(program, held[node.name])
                 named[held[node.name]] = key
                 row: Any = {"tensor": key}
             else:
@@ -82,8 +85,17 @@ def write_named(network: nn.Module, example: torch.Tensor) -> tuple[bytes, dict[
         place[node] = len(rows)
         rows.append(row)
     # one entry only: safetensors writes several in an order that changes from call to call
-    data: bytes = save(tensors, {"program": json.dumps({"version": VERSION, "rows": rows})})
+    data: bytes = save(
+        tensors, {"program": json.dumps({"version": VERSION, "rows": rows}, separators=(",", ":"))}
+    )
     return data, named
+
+
+def exported(network: nn.Module, example: torch.Tensor) -> torch.export.ExportedProgram:
+    """torch.export's graph of ``network`` for any batch size; example: (1, ...) float32."""
+    pair = torch.cat([example, example])
+    shapes = ({0: torch.export.Dim("batch", min=1, max=65536)},)
+    return torch.export.export(network, (pair,), dynamic_shapes=shapes)
 
 
 def read_program(data: bytes, device: str = "cpu") -> fx.GraphModule:
@@ -147,11 +159,15 @@ def _operator(name: str) -> Callable[..., Any]:
         found = getattr(getattr(torch.ops.aten, parts[1]), parts[2], None)
         if isinstance(found, torch._ops.OpOverload):  # a packet has methods besides
             return found
+    if len(parts) == 3 and parts[0] == "quantized_decomposed":
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers them
+        if parts[1] in DECOMPOSED and parts[2] == "default":
+            return getattr(torch.ops.quantized_decomposed, parts[1]).default  # type: ignore[no-any-return]
     raise ProgramError(f"operator {str(name)[:60]!r} cannot be kept in a torch program")
 
 
-def _tensor(exported: Any, name: str) -> torch.Tensor:
-    for group in (exported.state_dict, exported.constants):
+def _tensor(program: Any, name: str) -> torch.Tensor:
+    for group in (program.state_dict, program.constants):
         if name in group:
             return group[name].detach().contiguous().clone()  # type: ignore[no-any-return]
     raise ProgramError(f"tensor {name!r} is missing")

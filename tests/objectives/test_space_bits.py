@@ -11,6 +11,7 @@ from torch import nn
 from paretune.errors import InputError
 from paretune.objectives.problem import find_space
 from paretune.spaces.space import SearchSpace
+from paretune.targets import torch_eager
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
 from paretune.targets.target import Target
 from paretune.targets.torch_eager import TorchCpu
@@ -40,9 +41,20 @@ def test_a_job_that_names_no_bits_runs_on_every_target() -> None:
     """Each offers its own widths; together they offer those that all of them run."""
     job = load_job({"name": "plain", "task": {"model": "m:m", "data": {"kind": "digits"}}})
     assert load_job(job.to_json()) == job and job.space.bits is None
+    offered = space(None, TorchCpu()).layers
+    assert all(layer.bits == TorchCpu().choices.bits for layer in offered)
+    assert TorchCpu().choices.bits[:2] == ((32, 32), (16, 16))
+    with pytest.raises(InputError, match="4 bits are not offered by this target; known: "):
+        space([4, 32], TorchCpu())
+
+
+def test_what_is_not_offered_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_eager, "integer_kernels", lambda: False)
     assert all(layer.bits == ((32, 32), (16, 16)) for layer in space(None, TorchCpu()).layers)
-    with pytest.raises(InputError, match="8 bits are not offered by this target; known: 16, 32"):
+    with pytest.raises(InputError) as caught:
         space([8, 32], TorchCpu())
+    said = "8 bits are not offered by this target (this processor has no fast 8-bit kernels"
+    assert said in str(caught.value) and "known: 16, 32" in str(caught.value)
 
 
 @pytest.mark.parametrize(
