@@ -24,12 +24,13 @@ from .latency_model import VERSION, WIDTHS, LatencyModel, features
 from .layer_shapes import LayerShapes, ShapeTable
 
 FILE = ".latency_model.json"
-PRESETS, RANDOM = 6, 14  # plans that are measured
-_CHANGED = 0.1, 0.9  # of the channels and ranks of a random plan, from the first to the last
+PLANS = 10, 30
+"""At least and at most so many plans are measured."""
+_PRESETS = 6  # of these at most
+_CHANGED = 0.1, 0.9  # of the channels and ranks of a random plan, from the mildest to the strongest
 _ROUNDED = 1.0, 0.5, 1.0, 0.0  # of its layers, in turn
 _SECONDS = 0.3, 1.0  # of one timing: a small network's needs less for as many rounds
 _ROUNDS = 500
-_ENOUGH = 10  # plans that are measured although the time is up
 _LEAST = 6  # measured plans without which nothing is fitted
 _TRIED = 3  # plans, the last of which tells how long others will take: the first do more
 
@@ -54,13 +55,14 @@ def fit_latency(
     say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
     seconds: float = np.inf,
+    most: int = PLANS[1],
 ) -> LatencyModel | None:
     """Measure some plans of the space on the target, fit, and keep the model in ``folder``.
 
     example: one input (1, ...). calibration: float32 batches for activation ranges; inputs: the
     batch that is timed. check: is called before every plan and may end it all by an exception.
-    seconds: after which no more plans are measured, if there are ten. Raises TimeoutError where ten
-    would take more than twice that.
+    seconds: after which no more plans are measured, if there are ten; most: how many are in any
+    case. Raises TimeoutError where ten would take more than twice those seconds.
     The files hold quickly made weights: how long they take does not depend on their values.
     None, and said, where too few plans can be timed.
     """
@@ -71,22 +73,23 @@ def fit_latency(
     watch: Any = copy.copy(target)
     timed = hasattr(watch, "seconds")
     if timed:
-        watch.seconds = most = min(watch.seconds, _SECONDS[1])
+        watch.seconds = longest = min(watch.seconds, _SECONDS[1])
+    enough = PLANS[0]
     timed_shapes: list[LayerShapes] = []
     measured, base_ms, last = [], 0.0, begin
     with tempfile.TemporaryDirectory() as scratch:
-        plans = [space.identity, *calibration_plans(space)]
+        plans = [space.identity, *calibration_plans(space, most)]
         paths = [Path(scratch) / f"{i}.{target.format}" for i in range(len(plans))]
         for i, (plan, path) in enumerate(zip(plans, paths, strict=True)):
             check()
             now = time.perf_counter()
             took, each, last = now - begin, now - last, now
-            if len(timed_shapes) >= _ENOUGH and took > seconds:
+            if len(timed_shapes) >= enough and took > seconds:
                 break
-            whole = took + each * (_ENOUGH - len(timed_shapes))
+            whole = took + each * (enough - len(timed_shapes))
             if len(timed_shapes) == _TRIED and whole > 2 * seconds:
                 raise TimeoutError(
-                    f"timing {_ENOUGH} plans to predict latency from would take "
+                    f"timing {enough} plans to predict latency from would take "
                     f"{whole:.0f} s, too much of the time limit"
                 )
             if i % 6 == 0:
@@ -105,7 +108,7 @@ def fit_latency(
                 base_ms = timing.baseline_ms
                 if timed:
                     needed = _ROUNDS * 2 * base_ms / 1000
-                    watch.seconds = min(most, max(_SECONDS[0], needed))
+                    watch.seconds = min(longest, max(_SECONDS[0], needed))
             if not timing.unstable:
                 timed_shapes.append(table.shapes(plan))
                 measured.append(timing.ratio)
@@ -119,15 +122,17 @@ def fit_latency(
     return model
 
 
-def calibration_plans(space: SearchSpace) -> list[CompressionPlan]:
-    """Real candidates from mild to strong: some presets, and random plans, a few layers changed in
-    the first and nearly all in the last; every other one in 8 bits throughout, the others in
-    float32, or here and there."""
+def calibration_plans(space: SearchSpace, most: int = PLANS[1]) -> list[CompressionPlan]:
+    """At most so many real candidates: presets from mild to strong, and random plans that change
+    few layers or nearly all; every other one in 8 bits throughout, the others in float32, or here
+    and there."""
     presets = sorted(space.presets(), key=lambda genotype: sum(genotype.values()))
-    places = np.unique(np.linspace(0, len(presets) - 1, PRESETS).round().astype(int))
+    places = np.unique(
+        np.linspace(0, len(presets) - 1, min(_PRESETS, most // 3)).round().astype(int)
+    )
     genotypes = [presets[i] for i in places] if presets else []
     rng = np.random.default_rng(0)
-    for i, changed in enumerate(np.linspace(*_CHANGED, RANDOM)):
+    for i, changed in enumerate(rng.permutation(np.linspace(*_CHANGED, most - len(genotypes)))):
         rounded = _ROUNDED[i % len(_ROUNDED)]
         genotypes.append(
             {

@@ -23,6 +23,9 @@ SCREENING = "paretune.search.preparation:ScreeningEvaluator.from_job"
 """The factory for workers that also screen."""
 EACH = 8
 """Candidates screened for each trial that is measured."""
+TIMED = 7
+"""Screened candidates of the pass for each plan that is timed beside it: 30 plans in a search of
+100 trials, 10 in a short one."""
 RANGES = 32
 """Training examples that set the activation ranges of files that are only timed."""
 _NOTES = 10  # lines said about the progress of the pass
@@ -48,13 +51,15 @@ def prepare(
     Raises what the screen raises when the network cannot be screened, and TimeoutError when timing
     ten plans would take most of those seconds.
     """
+    from ..objectives.latency_probe import PLANS
     from ..objectives.screen import Screen
     from ..objectives.sensitivity import measure
 
     screen, space = Screen.for_problem(problem, folder), problem.space
     limit = math.inf if seconds is None else seconds
     if problem.timed:
-        _predict_latency(problem, folder, screen, say, check, limit / 2)
+        most = int(min(max(budget / TIMED, PLANS[0]), PLANS[1]))
+        _predict_latency(problem, folder, screen, say, check, limit / 2, most)
     timed()
     before = {path.name for path in folder.glob("sensitivity-*.jsonl")}
     last = -1
@@ -87,6 +92,7 @@ def _predict_latency(
     say: Callable[[str], None],
     check: Callable[[], None],
     seconds: float,
+    most: int,
 ) -> None:
     """Let the screen predict latency, from plans measured on the target now or before."""
     from ..objectives.latency_probe import fit_latency
@@ -104,6 +110,7 @@ def _predict_latency(
         say,
         check,
         seconds,
+        most,
     )
     if model is not None:
         say(
