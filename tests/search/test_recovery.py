@@ -26,7 +26,7 @@ from paretune.trackers.ask import BASELINE, Ask
 from paretune.trackers.study import Study
 
 RECOVER = {
-    "epochs": 2,
+    "epochs": 15,
     "top": 2,
     "batch": 64,
     "lr": 0.02,
@@ -69,7 +69,7 @@ def test_a_finished_search_is_recovered(job, tmp_path):
             assert not after.failed, after.cause
             assert after.plan == before.plan
             assert after.values["macs"] == before.values["macs"]
-            assert after.notes["recovery"]["steps"] == 2 * (970 // 64)
+            assert after.notes["recovery"]["steps"] == RECOVER["epochs"] * (970 // 64)
             if row.number in {p.number for p in study.front()}:
                 point = study.front()[row.number]
                 assert point.parent == row.parent and point.rung == "confirm"
@@ -110,7 +110,7 @@ def test_one_point_by_number(job, tmp_path):
     with search.recover_one(number, "quiet", {"epochs": 1}) as study:
         (row,) = study.rows("recover")
         assert row.evaluation.notes["recovery"]["steps"] == 970 // 64
-        assert study.job["recover"]["epochs"] == 2  # the job's own stays
+        assert study.job["recover"]["epochs"] == RECOVER["epochs"]  # the job's own stays
         assert [row.number for row in study.rows("recover")] == [number + STRIDE]
         assert recovery_of(study, number).number == number + 2 * STRIDE
         with pytest.raises(InputError, match="is no finished trial"):
@@ -120,7 +120,7 @@ def test_one_point_by_number(job, tmp_path):
 @pytest.mark.slow
 def test_a_recovery_killed_at_any_time_goes_on(job, tmp_path):
     """SIGKILL the driver during a training; the resumed one ends as the uninterrupted one does."""
-    job.write_text(job.read_text().replace("epochs: 2", "epochs: 30"))
+    job.write_text(job.read_text().replace("epochs: 15", "epochs: 30"))
     shutil.copytree(tmp_path / "study", tmp_path / "whole")
     with Search(job, tmp_path / "whole").run("quiet") as study:
         whole = {r.number: r.evaluation for r in study.rows("recover")}
