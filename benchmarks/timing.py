@@ -5,7 +5,9 @@
 A is a ResNet-20 for 32x32 images, and a ResNet-18 for 224x224 ones, with random weights in float32;
 B is its int8 form, and the same network at half the width. Each repeat opens the candidate anew.
 All cores but one are kept busy meanwhile, by processes that end with this one. Prints one row per
-pair: the mean ratio, the coefficient of variation (CV) over the repeats, and what a timing cost.
+pair: the mean ratio and the coefficient of variation (CV) over the repeats in which the baseline
+came to its best level (what a search calls the same speed state), how many these were, the CV over
+all, and what a timing cost.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from torch.nn import functional
 
 from paretune.targets.catalogue import make_target
 from paretune.targets.cpu import cpu_features
+from paretune.targets.speed_states import NEAR
 from paretune.targets.target import Bits, Timing
 
 
@@ -102,17 +104,23 @@ def busy_cores(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def report(name: str, timings: list[Timing]) -> str:
-    """One row of the table."""
-    ratios = np.array([t.ratio for t in timings if not t.unstable])
+def report(name: str, timings: list[Timing], level_ms: float) -> str:
+    """One row of the table. level_ms: the baseline's undisturbed time."""
+    stable = [t for t in timings if not t.unstable]
+    alone = np.array([t.ratio for t in stable if t.baseline_ms <= (1 + NEAR) * level_ms])
+    every = np.array([t.ratio for t in stable])
     seconds = float(np.mean([t.notes["seconds"] for t in timings]))
-    states = ", ".join(f"{s}: {n}" for s, n in sorted(Counter(t.state for t in timings).items()))
-    spread = float(ratios.std(ddof=1) / ratios.mean()) if len(ratios) > 1 else float("nan")
     error = float(np.mean([t.ratio_error / t.ratio for t in timings]))
     return (
-        f"| {name} | {ratios.mean():.4f} | {100 * spread:.2f} % | {100 * error:.2f} % | "
-        f"{len(timings) - len(ratios)} | {states} | {seconds:.2f} s |"
+        f"| {name} | {alone.mean():.4f} | {_spread(alone)} | {len(alone)} of {len(timings)} | "
+        f"{_spread(every)} | {100 * error:.2f} % | {len(timings) - len(stable)} | {seconds:.2f} s |"
     )
+
+
+def _spread(ratios: np.ndarray) -> str:
+    if len(ratios) < 2:
+        return "–"
+    return f"{100 * ratios.std(ddof=1) / ratios.mean():.2f} %"
 
 
 def repeat(case: Case, repeats: int, others: int) -> dict[str, list[Timing]]:
@@ -150,11 +158,13 @@ def main() -> None:
     others = (cpu["cores"] - 1) if options.load else 0
     print(f"{cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['flags'])}")
     print(f"{others} busy processes beside; load average {os.getloadavg()[0]:.1f} before\n")
-    print("| pair | ratio | CV of repeats | mean error | unstable | rounds in state | cost |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| pair | ratio | CV | undisturbed | CV of all | mean error | unstable | cost |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for network in options.networks.split(","):
-        for name, rows in repeat(CASES[network], options.repeats, others).items():
-            print(report(f"{network} {name}", rows), flush=True)
+        pairs = repeat(CASES[network], options.repeats, others)
+        level_ms = min(t.baseline_ms for timings in pairs.values() for t in timings)
+        for name, timings in pairs.items():
+            print(report(f"{network} {name}", timings, level_ms), flush=True)
     print(f"\nload average {os.getloadavg()[0]:.1f} after")
 
 

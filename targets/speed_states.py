@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import InputError
 
 VERSION = 1
 WIDEST = math.log(1.20)  # a level further than this from every state belongs to none
+NEAR = 0.08  # a level further than this above a state's is disturbed, if it belongs to no other
 BANDWIDTH = 0.035  # of the density estimate, in log milliseconds
 VALLEY = 0.75  # two peaks are two states if the density between them falls below this share
 LEAST_SHARE = 0.08
@@ -92,6 +93,16 @@ class SpeedStates:
         centres = [math.log(level) for level in self.levels_ms]
         index = min(range(len(centres)), key=lambda i: abs(place - centres[i]))
         return index if abs(place - centres[index]) <= WIDEST else None
+
+    def undisturbed(self, level_ms: float) -> bool:
+        """Whether a baseline level is that of the reference state, or faster."""
+        return level_ms <= self.levels_ms[self.reference] * (1 + NEAR)
+
+    def reached(self, level_ms: float) -> SpeedStates:
+        """The same, where the fastest state turned out to be faster than it was learned to be."""
+        if level_ms >= self.levels_ms[0] or self.classify(level_ms) != 0:
+            return self
+        return replace(self, levels_ms=(round(level_ms, 6), *self.levels_ms[1:]))
 
     def to_json(self) -> dict[str, Any]:
         """The states as plain JSON; :meth:`from_json` reads them back equal."""

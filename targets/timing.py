@@ -54,7 +54,8 @@ class Effort:
     error: stop when the relative standard error of the ratio is this small, after a fifth of
     ``seconds`` at the earliest and only where the speed states were known before. seconds,
     fair_error: stop here if the error is at least fair. most_seconds: stop here anyway; before,
-    never in another speed state than the reference. rounds: so many are made at any cost.
+    never in another speed state than the reference, nor while a neighbour slows it down. rounds:
+    so many are made at any cost.
     """
 
     seconds: float = 3.0
@@ -108,9 +109,10 @@ def compare(
             level = undisturbed_ms(_calls(base))
             known = states or SpeedStates.from_levels([undisturbed_ms(group) for group in base])
             state = known.classify(level)
+            in_reference = state == known.reference and known.undisturbed(level)
             spent = (wall() - begin) / 1e9
             early = states is not None or spent >= effort.seconds
-            if early and effort.satisfied(error / ratio, state == known.reference, spent):
+            if early and effort.satisfied(error / ratio, in_reference, spent):
                 break
     of_groups = [known.classify(undisturbed_ms(group)) for group in base]
     share = of_groups.count(state) / len(base)
@@ -119,7 +121,7 @@ def compare(
         "core": core,
         "calls_per_group": [calls[baseline], calls[candidate]],
         "seconds": round(spent, 3),
-        "reference": state == known.reference,
+        "reference": in_reference,
         "levels_ms": list(known.levels_ms),
         **_percentiles(_calls(other), "candidate"),
     }
@@ -159,7 +161,7 @@ def compare_in_states(
         timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
     if timing.share > 0.5 and 0 <= timing.state != states.reference:
         states = replace(states, reference=timing.state)
-    return timing, states
+    return timing, states if timing.unstable else states.reached(timing.baseline_ms)
 
 
 def learn_states(

@@ -17,6 +17,7 @@ from paretune.objectives.problem import Problem
 from paretune.spaces.plan import CompressionPlan
 from paretune.targets.catalogue import make_target
 from paretune.targets.speed_states import SpeedStates
+from paretune.targets.target import Timing
 from paretune.tasks.job import load_job
 
 JOB = {
@@ -120,6 +121,48 @@ def test_speed_states_are_there_whole_or_not_at_all(
     assert not (tmp_path / SPEED_STATES).exists()
     meter._keep_states()
     assert meter._known_states() == target.states
+
+
+class Slowed:
+    """A target whose baseline takes what it is told, one timing after the other."""
+
+    name, device = "slowed", None
+
+    def __init__(self, *levels_ms: float) -> None:
+        self.levels_ms, self.states = list(levels_ms), None
+
+    def time(self, path: Path, baseline: Path, inputs: np.ndarray) -> Timing:
+        level = self.levels_ms.pop(0)
+        if self.states is None:
+            self.states = SpeedStates((level,), (1.0,), reference=0)
+        self.states = self.states.reached(level)
+        return Timing(ratio=level / 2, ratio_error=0.001, baseline_ms=level, rounds=9)
+
+
+@pytest.mark.parametrize(
+    ("levels_ms", "ratios", "same"),
+    [
+        ([1.0, 1.02, 0.99], [0.51, 0.495], [True, True]),
+        ([1.0, 1.12, 1.03], [0.515], [True]),  # timed again
+        ([1.0, 1.12, 1.12, 1.12, 1.0], [0.56, 0.5], [False, True]),
+        # the baseline itself was slowed down: what is slow like it does not count as undisturbed
+        ([1.12, 1.12, 1.0, 1.01, 1.12, 1.0], [0.56, 0.505, 0.5], [True, True, True]),
+    ],
+)
+def test_a_candidate_is_timed_where_the_baseline_is_left_alone(
+    tmp_path: Path, levels_ms: list[float], ratios: list[float], same: list[bool]
+) -> None:
+    target = Slowed(*levels_ms)
+    meter = LatencyMeter(target, tmp_path, np.zeros((1, 3), np.float32))
+    first = meter.measure(tmp_path, tmp_path, "measure", None)
+    baseline = Evaluation(CompressionPlan({}, {}), "measure", {"latency_ms": levels_ms[0]})
+    assert first.values == {"latency_ms": levels_ms[0], "latency_ratio": 1.0}
+    found = [meter.measure(tmp_path, tmp_path, "measure", baseline) for _ in ratios]
+    assert [t.values["latency_ratio"] for t in found] == pytest.approx(ratios)
+    assert [t.conditions["same_state"] for t in found] == same
+    assert [t.errors["latency_ratio"] < 0.05 for t in found] == same
+    assert not target.levels_ms
+    assert meter._known_states().levels_ms[0] == pytest.approx(min(levels_ms), rel=0.02)
 
 
 def test_counts_match_closed_forms() -> None:
