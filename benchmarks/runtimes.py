@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from paretune.errors import CandidateError, ParetuneError
+from paretune.objectives.latency import Undisturbed
 from paretune.operators.compress import Compressor
 from paretune.spaces.discover import discover
 from paretune.spaces.plan import CompressionPlan
@@ -51,7 +52,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 WIDTHS = {"float16": (16, 16), "int8": (8, 8), "pruned + int8": (8, 8)}
 EXAMPLES = 32  # for calibration and agreement of networks with random weights
 IMAGES = 500
-ATTEMPTS = 3  # at a timing that the machine's changing speed spoils
 
 
 class Subject:
@@ -166,6 +166,7 @@ def rows_of(name: str, targets: list[Target], done: set[tuple[Any, ...]], folder
     space = discover(subject.network, example)
     compressor = Compressor(subject.network, example, space, subject.calibration)
     identity = compressor.compress(space.identity)
+    levels: dict[Path, Undisturbed] = {}
     for variant in VARIANTS:
         here = [target for v, target in missing if v == variant]
         if not here:
@@ -193,7 +194,8 @@ def rows_of(name: str, targets: list[Target], done: set[tuple[Any, ...]], folder
                 row["size_bytes"] = path.stat().st_size
                 given = target.load(path).predict(subject.inputs.numpy())
                 row["agreement"] = agreement(subject, expected, given)
-                row |= timed(target, path, base, subject.inputs.numpy())
+                level = levels.setdefault(base, Undisturbed())
+                row |= timed(target, path, base, subject.inputs.numpy(), level)
             except (ParetuneError, RuntimeError, ValueError) as error:
                 row["cause"] = " ".join(str(error).split())[:200]
             yield row | {"seconds": time.perf_counter() - begin}
@@ -203,17 +205,19 @@ def batch_of(target: Target) -> int:
     return int(target.description["batch"])
 
 
-def timed(target: Target, path: Path, base: Path, inputs: np.ndarray) -> dict[str, Any]:
-    """The latency's part of a row."""
-    for _ in range(ATTEMPTS):
-        timing = target.time(path, base, inputs)
-        if not timing.unstable:
-            return {
-                "latency_ratio": timing.ratio,
-                "latency_ratio_error": timing.ratio_error,
-                "latency_ms": timing.latency_ms,
-            }
-    return {"cause": "timing unstable"}
+def timed(
+    target: Target, path: Path, base: Path, inputs: np.ndarray, level: Undisturbed
+) -> dict[str, Any]:
+    """The latency's part of a row. level: of this baseline."""
+    timing, alone = level.timing(lambda: target.time(path, base, inputs))
+    if timing.unstable:
+        return {"cause": "timing unstable"}
+    return {
+        "latency_ratio": timing.ratio,
+        "latency_ratio_error": timing.ratio_error,
+        "latency_ms": timing.latency_ms,
+        "undisturbed": alone,
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..operators.compress import Compressor
 from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
 from ..targets.target import Target
+from .latency import Undisturbed
 from .latency_model import VERSION, WIDTHS, LatencyModel, features
 from .layer_shapes import LayerShapes, ShapeTable
 
@@ -63,7 +65,9 @@ def fit_latency(
     batch that is timed. check: is called before every plan and may end it all by an exception.
     seconds: after which no more plans are measured, if there are ten; most: how many are in any
     case. Raises TimeoutError where ten would take more than twice those seconds.
-    The files hold quickly made weights: how long they take does not depend on their values.
+    The files hold quickly made weights: how long they take does not depend on their values. Plans
+    that could only be timed while a neighbour slowed the baseline down are left out, if ten others
+    remain.
     None, and said, where too few plans can be timed.
     """
     space = compressor.space
@@ -76,7 +80,8 @@ def fit_latency(
         watch.seconds = longest = min(watch.seconds, _SECONDS[1])
     enough = PLANS[0]
     timed_shapes: list[LayerShapes] = []
-    measured, base_ms, last = [], 0.0, begin
+    measured, undisturbed, last = [], list[bool](), begin
+    level = Undisturbed()
     with tempfile.TemporaryDirectory() as scratch:
         plans = [space.identity, *calibration_plans(space, most)]
         paths = [Path(scratch) / f"{i}.{target.format}" for i in range(len(plans))]
@@ -99,24 +104,26 @@ def fit_latency(
                 watch.export(
                     made.network, example, made.bits, iter(calibration), path, grids=made.grids
                 )
-                timing = watch.time(path, paths[0], inputs)
+                timing, alone = level.timing(partial(watch.time, path, paths[0], inputs))
             except CandidateError:
                 if plan is space.identity:
                     break
                 continue
-            if plan is space.identity:
-                base_ms = timing.baseline_ms
-                if timed:
-                    needed = _ROUNDS * 2 * base_ms / 1000
-                    watch.seconds = min(longest, max(_SECONDS[0], needed))
+            if plan is space.identity and timed:
+                needed = _ROUNDS * 2 * timing.baseline_ms / 1000
+                watch.seconds = min(longest, max(_SECONDS[0], needed))
             if not timing.unstable:
                 timed_shapes.append(table.shapes(plan))
                 measured.append(timing.ratio)
+                undisturbed.append(alone)
     if len(timed_shapes) < _LEAST:
         say(f"only {len(timed_shapes)} plans could be timed: latency is not predicted")
         return None
-    rows = {w: np.array([features(shapes, w) for shapes in timed_shapes]) for w in WIDTHS}
-    fitted = LatencyModel.fit(rows, base_ms * np.array(measured))
+    used = np.flatnonzero(undisturbed)
+    if len(used) < enough:
+        used = np.arange(len(measured))
+    rows = {w: np.array([features(timed_shapes[i], w) for i in used]) for w in WIDTHS}
+    fitted = LatencyModel.fit(rows, level.best_ms * np.array(measured)[used])
     model = replace(fitted, seconds=time.perf_counter() - begin, key=_key(space, target))
     (folder / FILE).write_text(json.dumps(model.to_json()), encoding="utf-8")
     return model
