@@ -20,7 +20,7 @@ PLACE = """(() => {{
   }}
 }})()"""
 LATENCY, SIZE = "view-latency_ms", "view-size_bytes"
-IN_VIEW = "document.elementFromPoint({x}, {y})?.closest('#view-latency_ms .nsewdrag') !== null"
+IN_VIEW = "!!document.elementFromPoint({x}, {y})?.closest('#view-latency_ms .nsewdrag')"
 SAYING = """(() => {
   const said = [...document.querySelectorAll('.hovertext')].map(t => t.textContent.match(/\\d+/));
   return said.length === 2 && said[0][0] === said[1][0] && said[0][0];
