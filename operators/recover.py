@@ -30,9 +30,9 @@ class Recovered:
 
     grids: the learned quantisation steps by module name, for the export (empty without bits < 32).
     rounded: then, the network as it was trained, which rounds what its exported file rounds.
-    scores: on the held-out training examples after each epoch; best_epoch: the one delivered, 0 =
-    the network as it came, because no epoch was better. seconds: of training, interruptions
-    excluded.
+    scores: on the held-out training examples after each epoch; best_epoch: the one delivered, which
+    is the last (with ``patience`` the best scored), or 0, the network as it came, where the
+    training's loss did not fall. seconds: of training, interruptions excluded.
     """
 
     network: nn.Module

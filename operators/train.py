@@ -1,4 +1,4 @@
-"""The training loop: batches, steps, checkpoints, and the best of what it went through."""
+"""The training loop: batches, steps, checkpoints, and what of it is kept."""
 
 from __future__ import annotations
 
@@ -52,10 +52,13 @@ class Training:
 
     network: on the CPU. original: what it learns from (only read); None = labels alone.
     Weights that are zero in a sparse layer stay zero.
-    A part of the training split is held out and scored after each epoch; the best epoch's tensors
-    are the result (the untrained network's too, if nothing was better), so that neither the search
-    nor the evaluation data are used up. Same seed, same inputs: the same tensors, interrupted or
-    not (on one kind of CPU with as many threads; budgets in minutes excepted).
+    A part of the training split is held out and scored after each epoch, so that neither the search
+    nor the evaluation data are used up. The last epoch's tensors are the result; with ``patience``
+    the best epoch's; the untrained ones where the loss ended no lower than it began. The untrained
+    network's held-out score decides nothing: the original learned these examples too, and what is
+    cut from it remembers them, up to the first steps of a training.
+    Same seed, same inputs: the same tensors, interrupted or not (on one kind of CPU with as many
+    threads; budgets in minutes excepted).
     """
 
     def __init__(
@@ -102,20 +105,23 @@ class Training:
 
     def run(self) -> Position:
         """Train until the budget is spent or patience is lost; the network is left in eval mode
-        with the best tensors, on the CPU."""
+        with the tensors that are kept, on the CPU."""
         begun = time.monotonic()
+        untrained = self._tensors()
         found = self._state.load(self._modules(), self._optimiser, self._scaler)
         if found is not None:
             self._at, self._best = found
         before = self._at.seconds
-        if not self._best:
-            self._judge(0)
+        if self._at.first_score is None:
+            self._at.first_score = self._judge()
         saved = begun
         devices = [self._hardware.device] if self._hardware.kind == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             for loss in self._steps() if not self._at.over else ():
                 now = time.monotonic()
                 self._at.seconds = before + now - begun
+                if self._at.first_loss is None:
+                    self._at.first_loss = loss
                 self._tell(loss)
                 if self._at.step % self._an_epoch == 0 or self._time_is_up():
                     self._end_of_epoch(loss)
@@ -127,6 +133,8 @@ class Training:
                     saved = now
                 if self._at.over:
                     break
+        if self._at.first_loss is not None and self._at.losses[-1] > self._at.first_loss:
+            self._at.best_epoch, self._best = 0, untrained
         self.network.load_state_dict(self._best)
         self.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
         return self._at
@@ -207,14 +215,17 @@ class Training:
     def _end_of_epoch(self, loss: float) -> None:
         epoch = -(-self._at.step // self._an_epoch)
         self._at.losses.append(loss)
-        self._judge(epoch)
-        patience = self.options.patience
+        patience, score, best = self.options.patience, self._judge(), self._at.best_score
+        self._at.scores.append(score)
+        if patience is None or best is None or score >= best:
+            self._at.best_score, self._at.best_epoch = score, epoch
+            self._best = self._tensors()
         tired = patience is not None and epoch - self._at.best_epoch >= patience
         spent = self._epochs is not None and self._at.step >= self._epochs * self._an_epoch
         self._at.over = tired or spent or self._time_is_up()
 
-    def _judge(self, epoch: int) -> None:
-        """Score the held-out examples; keep the tensors if nothing was better."""
+    def _judge(self) -> float:
+        """The network's score on the held-out examples."""
         self.network.eval()
         hardware = self._hardware
 
@@ -224,16 +235,11 @@ class Training:
             return outputs.float().cpu()
 
         result = self.task.score.measure(predict, self._held_out, self._batch)
-        score = result.values[self.task.score.name]
-        if epoch:
-            self._at.scores.append(score)
-        else:
-            self._at.first_score = score
-        best = self._at.best_score
-        if best is None or score >= best:
-            self._at.best_score, self._at.best_epoch = score, epoch
-            tensors = self.network.state_dict()
-            self._best = {k: v.detach().cpu().clone() for k, v in tensors.items()}
+        return float(result.values[self.task.score.name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Copies of the network's, on the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def _divided(self) -> tuple[Any, np.ndarray]:
         """(held-out split, rows to train on)."""
@@ -283,7 +289,7 @@ class Training:
                 step=at.step,
                 steps_an_epoch=self._an_epoch,
                 loss=loss,
-                score=at.scores[-1] if at.scores else at.best_score,
+                score=at.scores[-1] if at.scores else at.first_score,
                 seconds=at.seconds,
                 seconds_left=at.seconds * (1 - done) / done if done else None,
             )

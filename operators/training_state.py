@@ -23,7 +23,8 @@ class Position:
     """How far a training is.
 
     step: optimiser steps done; seconds: spent so far; scores: after each epoch, on the examples
-    held out; first_score: before training; best: the best of them and its epoch (0 = untrained);
+    held out; losses: of the last steps of each epoch; first_score, first_loss: before training and
+    of its first step; best: the epoch that is kept (0 = untrained) and its score;
     over: training has ended.
     """
 
@@ -32,6 +33,7 @@ class Position:
     scores: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     first_score: float | None = None
+    first_loss: float | None = None
     best_score: float | None = None
     best_epoch: int = 0
     over: bool = False
@@ -57,7 +59,7 @@ class TrainingState:
     ) -> None:
         """Write it all; durable when this returns. Raises EnvironmentFault when the disk refuses.
 
-        modules: name -> module; best: the tensors of the best epoch so far.
+        modules: name -> module; best: the tensors that would be kept now.
         """
         if self.path is None:
             return
@@ -104,7 +106,7 @@ class TrainingState:
         optimiser: torch.optim.Optimizer,
         scaler: Any,
     ) -> tuple[Position, dict[str, Tensor]] | None:
-        """Put the saved tensors where they belong; (position, tensors of the best epoch).
+        """Put the saved tensors where they belong; (position, tensors to keep).
 
         None when there is no file, or one that is damaged or of another training: nothing is
         changed then, and the training starts from its beginning.

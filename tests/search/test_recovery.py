@@ -18,10 +18,13 @@ import paretune
 from paretune.errors import InputError
 from paretune.objectives.evaluation import Evaluation
 from paretune.objectives.objective import Objective
+from paretune.operators.compress import Compressor
+from paretune.operators.recover import recover
 from paretune.search.recovery import STRIDE, promising, recovery_asks, recovery_of
 from paretune.search.run import Search
 from paretune.spaces.plan import CompressionPlan
 from paretune.tasks.job import load_job
+from paretune.tasks.recover_section import RecoverSection
 from paretune.trackers.ask import BASELINE, Ask
 from paretune.trackers.study import Study
 
@@ -100,6 +103,26 @@ def check_weights(study, row):
         ours = network(inputs).numpy()
     assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.98
     assert set(load_file(weights)) == set(network.state_dict())
+
+
+def test_what_the_original_knows_by_heart_is_no_reason_to_stop(job):
+    """A network cut to a quarter scores better on examples that the original learned than after
+    training without them; on new ones it is worse, and that is what counts."""
+    task = paretune.load_task({**load_job(job).to_json(), "recover": None})
+    cut = {"features.0": 8, "features.3": 12, "features.7": 8, "features.10": 8}
+    calibration = torch.cat(task.calibration())
+    space = paretune.discover(task.network, task.example)
+    plan = CompressionPlan(cut, space.identity.layers)
+    made = Compressor(task.network, task.example, space, calibration).compress(plan)
+    done = recover(made, task, RecoverSection(**RECOVER))
+
+    def accuracy(network):
+        with torch.inference_mode():
+            right = [network(x).argmax(1) == y for x, y in task.search.batches(200)]
+        return float(torch.cat(right).float().mean())
+
+    assert accuracy(done.network) > accuracy(made.network) + 0.01
+    assert done.best_epoch == RECOVER["epochs"]
 
 
 @pytest.mark.slow
