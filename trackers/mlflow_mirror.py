@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
+from ..spaces.plan import CompressionPlan
 from .artifact_store import intact
 from .ask import Row
 from .front_files import FRONT_FILES, SCREENED_FILE, write_front_files
@@ -72,8 +73,9 @@ class Mirror:
             confirmed = {r.number: r.evaluation for r in self.study.rows("confirm")}
             front = self.study.front()
             on = {point.number for point in front}
+            identity = base.plan if (base := self.study.baseline) else None
             for number, row in rows.items():
-                self._push_trial(runs, row, confirmed.get(number), number in on)
+                self._push_trial(runs, row, confirmed.get(number), number in on, identity)
             if not final:
                 runs.reopen(runs.parent)
             if first or pictures or final:
@@ -86,11 +88,17 @@ class Mirror:
                 runs.end(runs.parent, self.study.get(ENDED, "FINISHED"), int(last * 1000))
             return runs
 
-    def _push_trial(self, runs: Runs, row: Row, confirmed: Evaluation | None, pareto: bool) -> None:
+    def _push_trial(
+        self,
+        runs: Runs,
+        row: Row,
+        confirmed: Evaluation | None,
+        pareto: bool,
+        identity: CompressionPlan | None,
+    ) -> None:
         run, stamp = runs.children.get(row.number), int(row.finished_at * 1000)
         evaluation, mark = row.evaluation, {PARETO: str(pareto).lower()}
         metrics = trial_metrics(evaluation, confirmed)
-        identity = self.study.baseline.plan if self.study.baseline else None
         best = evaluation if confirmed is None or confirmed.failed else confirmed
         mark[NOTE] = trial_note(best, identity)
         if run is not None and run.status != "RUNNING":

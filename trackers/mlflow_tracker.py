@@ -28,7 +28,7 @@ __all__ = [
 SYNC_LOCK = "mlflow.lock"
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds after a failed call
 _PICTURES_EVERY = 60.0  # seconds
-_REST, _REST_OF_WORK = 4.0, 19.0  # a push's time, and its processor time, is rested so many times
+_REST, _REST_OF_WORK = 4.0, 99.0  # a push's time, and its processor time, is rested so many times
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class MlflowProjector:
     """Draws a running search in MLflow from a thread of its own; the search never waits for it.
 
     Opens its own reading connection to the study. Between two pushes it rests so long that it takes
-    at most a twentieth of one core from the search (its first push, which imports MLflow, and the
-    last one aside). When MLflow fails it rests (5 s, then longer up to a minute) and goes on;
-    nothing is lost, because what is missing is found out from the study.
+    at most a hundredth of one core from the search (its first push, which imports MLflow in some
+    four seconds, and the last one aside). When MLflow fails it rests (5 s, then longer up to a
+    minute) and goes on; nothing is lost, because what is missing is found out from the study.
 
     begun: when the search began, by ``time.monotonic`` (default: now); its cost is told of that.
     Raises InputError on a bad address.
