@@ -20,13 +20,13 @@ from .augment import Augment
 from .distil import TrainingLoss
 from .features import FeatureMatch, Pairs, Taps
 from .hardware import Hardware
+from .optimiser import make_optimiser
 from .schedule import rate_factor
 from .training_state import Position, TrainingState
 
 DEFAULT_EPOCHS = 3
 SAVE_EVERY_S = 120.0
 _TELL_EVERY_S = 0.5
-_LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class Training:
         self._held_out, self._rows = self._divided()
         self._batch = min(options.batch, len(self._rows))
         self._an_epoch = len(self._rows) // self._batch
-        self._optimiser = self._make_optimiser()
+        self._optimiser = make_optimiser(network, self._match, options)
+        self._rate = float(self._optimiser.param_groups[0]["lr"])
         self._zeros = [
             (p, p.detach() == 0)
             for p in network.parameters()
@@ -251,25 +252,6 @@ class Training:
             )
         order = torch.randperm(len(train), generator=_generator(self.options.seed, 0, 0)).numpy()
         return train.part("holdout", order[:count]), order[count:]
-
-    def _make_optimiser(self) -> torch.optim.Optimizer:
-        """Weights decay, biases, normalisation and quantisation steps do not."""
-        options = self.options
-        self._rate = options.lr or _LEARNING_RATES[options.optimiser]
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1] + list(self._match.parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": options.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        if not trained:
-            raise CandidateError("the network has nothing to train")
-        if options.optimiser == "adamw":
-            return torch.optim.AdamW(groups, lr=self._rate)
-        return torch.optim.SGD(
-            groups, lr=self._rate, momentum=options.momentum, nesterov=options.momentum > 0
-        )
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"network": self.network, "match": self._match}

@@ -28,7 +28,7 @@ def data_folder() -> Path:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     left = len(terminalreporter.stats.get("deselected", []))
-    if left:
+    if left and terminalreporter.config.option.markexpr == "not slow":
         terminalreporter.write_line(f"left out: {left} slow tests; run them with: pytest -m slow")
 
 
