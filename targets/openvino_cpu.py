@@ -22,6 +22,7 @@ from .clocked import ClockedTarget, Run, brief, check_bits, first_examples, requ
 from .cpu import saturates_int8
 from .onnx_export import export_model
 from .onnx_quantize import place
+from .signal_stack import kept_signal_stack
 from .target import Bits, Grid
 from .whole_file import write_bytes
 
@@ -57,8 +58,9 @@ class OpenVinoCpu(ClockedTarget):
                 "precision", f"unknown precision {precision!r}", nearest(str(precision), PRECISIONS)
             )
         openvino = require("openvino", self.name, INSTALL)
-        self._core = openvino.Core()
-        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        with kept_signal_stack():
+            self._core = openvino.Core()
+            able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and "BF16" not in able:
             raise InputError(
                 "precision", "this processor does not compute in bfloat16", "use 'float32'"
@@ -114,7 +116,7 @@ class OpenVinoCpu(ClockedTarget):
         advanced = nncf.AdvancedQuantizationParameters(
             overflow_fix=fix.ENABLE if saturates_int8() else fix.DISABLE
         )
-        with _quiet(nncf):
+        with _quiet(nncf), kept_signal_stack():
             try:
                 return nncf.quantize(
                     model,

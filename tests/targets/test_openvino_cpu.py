@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -67,6 +69,35 @@ def test_the_file_runs_with_openvino_alone(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(inputs)).numpy()
     np.testing.assert_allclose(compiled(inputs)[0], expected, atol=1e-4)
+
+
+CTRL_C = """
+import gc, signal, sys, threading
+import numpy as np, torch
+from paretune.targets.catalogue import make_target
+from paretune.targets.target import Bits
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval()
+inputs = np.zeros((4, 3, 8, 8), np.float32)
+targets = [make_target("openvino-cpu") for _ in range(3)]
+for target in targets:
+    target.export(network, torch.zeros(1, 3, 8, 8), {"0": Bits(8, 8)}, [inputs], sys.argv[1])
+    target.load(sys.argv[1]).predict(inputs)
+del target
+del targets[0]
+thread = threading.Thread(target=lambda: (targets.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("noticed"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_noticed_when_models_are_gone(tmp_path: Path) -> None:
+    """OpenVINO leaves a thread with a stack for signals that is no longer there."""
+    file = tmp_path / "a.zip"
+    command = [sys.executable, "-X", "faulthandler", "-c", CTRL_C, file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["noticed"]), done.stderr
 
 
 def test_times_any_batch_beside_the_baseline(tmp_path: Path) -> None:
