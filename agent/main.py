@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def run_agent(
     memory_mb: int = 2048,
     limits: Limits | None = None,
 ) -> None:
-    """Serve until interrupted (SIGINT or SIGTERM), then remove everything written.
+    """Serve until interrupted (SIGINT or SIGTERM), then remove everything written and end the
+    process: connections have threads that may still write, and Python aborts where it meets one.
 
     bind: loopback needs nothing more; any other address needs ``token_file`` and gets TLS. A token
     file that does not exist is written; without cert and key, ``TOKEN_FILE.cert`` and ``.key`` are
@@ -58,9 +60,9 @@ def run_agent(
     context, pin = server_context(cert, key) if cert and key else (None, "")
     limits = limits or Limits(memory_bytes=memory_mb << 20, threads=os.cpu_count() or 1)
     bench = Bench(limits)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _listen((bind, port), bench, token, context) as server:
+            _stop_at_signals(server)
             host = f"[{bind}]" if ":" in bind else bind
             scheme = "https" if context else "http"
             print(f"paretune-agent {version()} listens at {scheme}://{host}:{server.port}")
@@ -74,6 +76,8 @@ def run_agent(
         pass
     finally:
         bench.close()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -119,8 +123,15 @@ def _is_loopback(bind: str) -> bool:
     return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _stop_at_signals(server: Server) -> None:
+    """Let Ctrl-C and SIGTERM end ``serve_forever`` between two connections: raised in the middle of
+    one, the interrupt may be lost."""
+
+    def stop(number: int, frame: Any) -> None:
+        threading.Thread(target=server.shutdown, daemon=True).start()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -399,3 +400,29 @@ def test_it_starts_again_on_its_port_at_once_and_leaves_nothing(tmp_path: Path) 
             assert list(agent.temporary.iterdir()) == []
             agent.start()
             assert agent.port == port
+
+
+def test_it_ends_at_once_amid_requests(tmp_path: Path) -> None:
+    """The interrupt is never lost in a connection, and no connection's thread spoils the end."""
+
+    def ask(port: int) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                connection.request("GET", "/v1/status")
+                connection.getresponse().read()
+                connection.close()
+
+    for number in range(8):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with Agent(folder, plain=True) as agent:
+            clients = [threading.Thread(target=ask, args=(agent.port,)) for _ in range(4)]
+            for client in clients:
+                client.start()
+            time.sleep(0.2)
+            agent.stop()
+            for client in clients:
+                client.join()
+            assert agent.process is not None
+            assert agent.process.returncode == 0, (folder / "log").read_text()[-2000:]
