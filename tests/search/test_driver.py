@@ -141,14 +141,14 @@ def test_ctrl_c_is_noticed_between_steps(bench, drive, fakes, tmp_path):
 
 def test_timeout_with_real_workers(bench, drive, tmp_path, fakes):
     """Nothing new is begun, what runs may finish, the rest stays in flight and is resumed."""
-    begun = time.monotonic()
-    reason = drive(tmp_path, 1000, timeout_s=2.0, sleep_s=0.2)
-    assert reason == "the time is up" and time.monotonic() - begun < 12
+    begun = time.monotonic()  # sixteen wait: four seconds of work, which no stall hides
+    reason = drive(tmp_path, 1000, timeout_s=2.0, sleep_s=0.5, width=16)
+    assert reason == "the time is up" and time.monotonic() - begun < 15
     with Study.open(tmp_path) as study:
         done, waiting = len(study.rows("measure")), len(study.in_flight())
-    assert 2 <= done < 40 and 1 <= waiting <= 4
-    drive(tmp_path, done + 4)
-    assert sorted(bench.record(tmp_path)[0]) == list(range(done + 4))
+    assert 2 <= done < 40 and 1 <= waiting <= 16
+    drive(tmp_path, done + 16)
+    assert sorted(bench.record(tmp_path)[0]) == list(range(done + 16))
 
 
 def test_a_hang_does_not_outlive_the_timeout(drive, tmp_path, fakes):
