@@ -5,9 +5,9 @@
 A is a ResNet-20 for 32x32 images, and a ResNet-18 for 224x224 ones, with random weights in float32;
 B is its int8 form, and the same network at half the width. Each repeat opens the candidate anew.
 All cores but one are kept busy meanwhile, by processes that end with this one. Prints one row per
-pair: the mean ratio and the coefficient of variation (CV) over the repeats in which the baseline
-came to its best level (what a search calls the same speed state), how many these were, the CV over
-all, and what a timing cost.
+pair: the mean ratio and the coefficient of variation (CV) over the repeats in which the core was
+the process's own and the baseline came to its best level (what a search calls undisturbed), how
+many these were, the CV over all, and what a timing cost.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def busy_cores(processes: int) -> Iterator[None]:
 def report(name: str, timings: list[Timing], level_ms: float) -> str:
     """One row of the table. level_ms: the baseline's undisturbed time."""
     stable = [t for t in timings if not t.unstable]
-    alone = np.array([t.ratio for t in stable if t.baseline_ms <= (1 + NEAR) * level_ms])
+    own = [t for t in stable if t.own_core and t.baseline_ms <= (1 + NEAR) * level_ms]
+    alone = np.array([t.ratio for t in own])
     every = np.array([t.ratio for t in stable])
     seconds = float(np.mean([t.notes["seconds"] for t in timings]))
     error = float(np.mean([t.ratio_error / t.ratio for t in timings]))

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +42,40 @@ class Timed:
 
 @dataclass
 class Undisturbed:
-    """Timings beside one baseline, begun again where a neighbour slowed it down.
+    """Timings beside one baseline, begun again where a neighbour slowed them down.
 
-    best_ms: the best level that the baseline came to in any of them.
+    best_ms: the best level that the baseline came to in any of them. attempts: of the next timing
+    at most, three; one after a timing that three did not help, until one is undisturbed again.
     """
 
     best_ms: float = math.inf
+    attempts: int = ATTEMPTS
 
     def timing(
-        self, attempt: Callable[[], Timing], expected_ms: float = math.inf
+        self, attempt: Callable[[], Timing], expected_ms: float = math.inf, patient: bool = False
     ) -> tuple[Timing, bool]:
-        """One of at most three attempts, and whether the baseline was then at its best level: at
-        ``expected_ms``, where it was timed before, or at a better one that it came to since (a
-        baseline that was slowed down itself must not be the measure)."""
-        for _ in range(ATTEMPTS):
-            timing = attempt()
+        """The best of its attempts, and whether it was undisturbed: the core was its own, and the
+        baseline at its best level: at ``expected_ms``, where it was timed before, or at a better
+        one that it came to since (a baseline that was slowed down itself must not be the measure).
+        patient: three attempts in any case. An unstable timing is always made again."""
+        alone, most = False, ATTEMPTS if patient else self.attempts
+        made: list[Timing] = []
+        while len(made) < ATTEMPTS:
+            made.append(timing := attempt())
             if timing.unstable:
-                alone = False
                 continue
             level, best = timing.baseline_ms, min(expected_ms, self.best_ms)
-            alone = math.isinf(best) or abs(level / best - 1) <= SAME_STATE
+            near = math.isinf(best) or abs(level / best - 1) <= SAME_STATE
+            alone = near and timing.own_core
             self.best_ms = min(level, self.best_ms)
-            if alone:
+            if alone or len(made) >= most:
                 break
-        return timing, alone
+        self.attempts = ATTEMPTS if alone else 1
+        return timing if alone else min(made, key=_disturbance), alone
+
+
+def _disturbance(timing: Timing) -> tuple[bool, float]:
+    return timing.unstable, timing.loop_ratio * timing.baseline_ms
 
 
 class LatencyMeter:
@@ -109,6 +119,7 @@ class LatencyMeter:
                 "state": timing.state,
                 "share": timing.share,
                 "baseline_ms": timing.baseline_ms,
+                "loop_ratio": timing.loop_ratio,
                 "same_state": same_state,
                 "quiet": rung == "confirm",
             },
@@ -146,7 +157,8 @@ class LatencyMeter:
             return timing
 
         expected_ms = baseline.values["latency_ms"] if baseline is not None else math.inf
-        return self._undisturbed.timing(attempt, expected_ms)
+        patient = rung == "confirm" or baseline is None
+        return self._undisturbed.timing(attempt, expected_ms, patient)
 
     def _known_states(self) -> SpeedStates | None:
         """The machine's speed states as learned with the first baseline, at their best since."""
@@ -157,8 +169,13 @@ class LatencyMeter:
 
     def _keep_states(self) -> None:
         states, known = self._target.states, self._known_states()
-        if states is not None and (known is None or states.levels_ms[0] < known.levels_ms[0]):
-            write_whole(self._states, json.dumps(states.to_json()))
+        if states is None:
+            return
+        if known is not None and states.levels_ms[0] >= known.levels_ms[0]:
+            if (states.loop_ms or math.inf) >= (known.loop_ms or math.inf):
+                return
+            states = replace(known, loop_ms=states.loop_ms)
+        write_whole(self._states, json.dumps(states.to_json()))
 
 
 @contextmanager

@@ -47,6 +47,7 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
     baseline_ms = _number(said, "baseline_ms", SHORTEST_MS, LONGEST_MS)
     error = _number(said, "ratio_error", 0.0, 10 * ratio)
     share = _number(said, "share", 0.0, 1.0)
+    loop_ratio = _number(said, "loop_ratio", 1.0, SLOWEST)
     rounds = _whole(said, "rounds", 1, 10_000_000)
     state = _whole(said, "state", -1, 100)
     unstable, notes = said["unstable"], said["notes"]
@@ -72,7 +73,7 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
     if not unstable and states.classify(baseline_ms) != state:
         raise ImpossibleAnswer("the baseline's time is not one of its speed state")
     return (
-        Timing(ratio, error, baseline_ms, rounds, state, share, unstable, notes),
+        Timing(ratio, error, baseline_ms, rounds, state, share, unstable, loop_ratio, notes),
         states,
     )
 

@@ -37,16 +37,23 @@ class SpeedStates:
     shares: how much of the learning time each state took. reference: the index of the state
     that comparisons are made in if they can: the fastest, in which the machine is undisturbed
     (a neighbour only ever adds time, and to some networks more than to others).
-    of: what was timed (a digest of the baseline file, the batch and the threads).
+    of: what was timed (a digest of the baseline file, the batch and the threads). loop_ms: the
+    reference loop's best time on this machine (see timing.py), milliseconds; None: not known.
     """
 
     levels_ms: tuple[float, ...]
     shares: tuple[float, ...]
     reference: int
     of: str = ""
+    loop_ms: float | None = None
 
     @classmethod
-    def from_levels(cls, levels_ms: Sequence[float] | np.ndarray, of: str = "") -> SpeedStates:
+    def from_levels(
+        cls,
+        levels_ms: Sequence[float] | np.ndarray,
+        of: str = "",
+        loop_ms: float | None = None,
+    ) -> SpeedStates:
         """Find the states in baseline levels measured one after another (milliseconds, > 0).
 
         Peaks of a Gaussian kernel density over the logarithm, parted by a clear valley; and the
@@ -83,6 +90,7 @@ class SpeedStates:
             shares=shares,
             reference=0,
             of=of,
+            loop_ms=loop_ms,
         )
 
     def classify(self, level_ms: float) -> int | None:
@@ -98,11 +106,13 @@ class SpeedStates:
         """Whether a baseline level is that of the reference state, or faster."""
         return level_ms <= self.levels_ms[self.reference] * (1 + NEAR)
 
-    def reached(self, level_ms: float) -> SpeedStates:
-        """The same, where the fastest state turned out to be faster than it was learned to be."""
-        if level_ms >= self.levels_ms[0] or self.classify(level_ms) != 0:
-            return self
-        return replace(self, levels_ms=(round(level_ms, 6), *self.levels_ms[1:]))
+    def reached(self, level_ms: float, loop_ms: float) -> SpeedStates:
+        """The same, where the fastest state or the loop turned out to be faster than learned."""
+        levels = self.levels_ms
+        if level_ms < levels[0] and self.classify(level_ms) == 0:
+            levels = (round(level_ms, 6), *levels[1:])
+        best = loop_ms if self.loop_ms is None else min(loop_ms, self.loop_ms)
+        return replace(self, levels_ms=levels, loop_ms=best)
 
     def to_json(self) -> dict[str, Any]:
         """The states as plain JSON; :meth:`from_json` reads them back equal."""
@@ -112,6 +122,7 @@ class SpeedStates:
             "shares": list(self.shares),
             "reference": self.reference,
             "of": self.of,
+            "loop_ms": self.loop_ms,
         }
 
     @classmethod
@@ -120,7 +131,7 @@ class SpeedStates:
         if not isinstance(data, Mapping) or data.get("version") != VERSION:
             raise InputError(where, "not speed states of this version", "learn them again")
         levels, shares = data.get("levels_ms"), data.get("shares")
-        reference = data.get("reference")
+        reference, loop_ms = data.get("reference"), data.get("loop_ms")
         sound = (
             isinstance(levels, list)
             and isinstance(shares, list)
@@ -129,14 +140,16 @@ class SpeedStates:
             and sorted(levels) == levels
             and isinstance(reference, int)
             and 0 <= reference < len(levels)
+            and (loop_ms is None or (isinstance(loop_ms, int | float) and 0 < loop_ms < math.inf))
         )
         if not sound:
-            raise InputError(where, f"levels, shares or reference are wrong in {data!r}", "")
+            raise InputError(where, f"levels, shares, reference or loop are wrong in {data!r}", "")
         return cls(
             levels_ms=tuple(float(v) for v in levels or ()),
             shares=tuple(float(v) for v in shares or ()),
             reference=int(reference or 0),
             of=str(data.get("of", "")),
+            loop_ms=None if loop_ms is None else float(loop_ms),
         )
 
 

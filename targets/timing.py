@@ -14,6 +14,11 @@ repeat to 5 %, this to 2 %; a bare minimum hangs on one lucky call.) The baselin
 then looked up among the speed states of the machine (see speed_states.py): ratios of different
 states are not comparable.
 
+The baseline alone does not tell every state: where another guest of the host computes on the other
+thread of the same physical core, a float32 network that waits for memory loses 4 % and an int8 one
+40 %. So a short loop of plain arithmetic, which loses most (70 %), is timed between the groups; a
+timing counts as undisturbed only where the loop, too, came to its best.
+
 The clock is the CPU time of the calling thread: preemption by another process is not the
 network's doing, and unpreempted CPU time equals wall time. A network that works in several
 threads is timed by wall time.
@@ -31,9 +36,9 @@ from typing import Any
 
 import numpy as np
 
-from .cpu import pinned, quiet_core
+from .cpu import pinned, quiet_core, reference_loop
 from .speed_states import SpeedStates
-from .timing_result import Timing
+from .timing_result import LOOP_NEAR, Timing
 
 Call = Callable[[], object]
 Clock = Callable[[], int]
@@ -84,12 +89,13 @@ def compare(
     clock: Clock = time.thread_time_ns,
     wall: Clock = time.perf_counter_ns,
     pin: bool = True,
+    loop: Call = reference_loop,
 ) -> Timing:
     """How long ``candidate`` takes in units of ``baseline``, both called here, interleaved.
 
     states: learned before with :func:`learn_states`; else found in this comparison alone.
     clock, wall: nanoseconds; ``clock`` times the calls, ``wall`` limits the effort.
-    pin: keep this thread on the quietest core meanwhile.
+    pin: keep this thread on the quietest core meanwhile. loop: see :func:`.cpu.reference_loop`.
 
     ``unstable``: the baseline was in none of the known states, or the error is beyond use.
     """
@@ -97,10 +103,11 @@ def compare(
     with _quiet(pin) as core:
         begin = wall()
         calls = {call: _group_size(call, clock) for call in (candidate, baseline)}
-        base, other = [_group(baseline, calls[baseline], clock)], []
+        base, other, loops = [_group(baseline, calls[baseline], clock)], [], []
         check = effort.rounds
         while True:
             other.append(_group(candidate, calls[candidate], clock))
+            loops.append(_elapsed(loop, clock))
             base.append(_group(baseline, calls[baseline], clock))
             if len(other) < check:
                 continue
@@ -109,7 +116,10 @@ def compare(
             level = undisturbed_ms(_calls(base))
             known = states or SpeedStates.from_levels([undisturbed_ms(group) for group in base])
             state = known.classify(level)
+            loop_ms = undisturbed_ms(loops)
+            loop_ratio = max(1.0, loop_ms / (known.loop_ms or loop_ms))
             in_reference = state == known.reference and known.undisturbed(level)
+            in_reference = in_reference and loop_ratio <= 1 + LOOP_NEAR
             spent = (wall() - begin) / 1e9
             early = states is not None or spent >= effort.seconds
             if early and effort.satisfied(error / ratio, in_reference, spent):
@@ -123,6 +133,7 @@ def compare(
         "seconds": round(spent, 3),
         "reference": in_reference,
         "levels_ms": list(known.levels_ms),
+        "loop_ms": round(loop_ms, 9),
         **_percentiles(_calls(other), "candidate"),
     }
     return Timing(
@@ -133,6 +144,7 @@ def compare(
         state=-1 if state is None else state,
         share=round(share, 4),
         unstable=state is None or share == 0 or error > UNSURE * ratio,
+        loop_ratio=round(loop_ratio, 4),
         notes=notes,
     )
 
@@ -161,7 +173,9 @@ def compare_in_states(
         timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
     if timing.share > 0.5 and 0 <= timing.state != states.reference:
         states = replace(states, reference=timing.state)
-    return timing, states if timing.unstable else states.reached(timing.baseline_ms)
+    if not timing.unstable:
+        states = states.reached(timing.baseline_ms, timing.notes["loop_ms"])
+    return timing, states
 
 
 def learn_states(
@@ -172,15 +186,18 @@ def learn_states(
     clock: Clock = time.thread_time_ns,
     wall: Clock = time.perf_counter_ns,
     pin: bool = True,
+    loop: Call = reference_loop,
 ) -> SpeedStates:
     """The speed states that ``baseline`` shows in the next ``seconds`` (at least 12 groups)."""
     with _quiet(pin):
         count = _group_size(baseline, clock)
         levels: list[float] = []
+        loops: list[float] = []
         begin = wall()
         while len(levels) < 12 or wall() - begin < seconds * 1e9:
             levels.append(undisturbed_ms(_group(baseline, count, clock)))
-    return SpeedStates.from_levels(levels, of)
+            loops.append(_elapsed(loop, clock))
+    return SpeedStates.from_levels(levels, of, round(undisturbed_ms(loops), 9))
 
 
 def undisturbed_ms(calls_ms: Sequence[float]) -> float:
@@ -220,21 +237,21 @@ def _calls(groups: list[list[float]]) -> list[float]:
 def _group(call: Call, count: int, clock: Clock) -> list[float]:
     """Milliseconds of ``count`` calls after one discarded."""
     call()
-    samples = []
-    for _ in range(count):
-        begin = clock()
-        call()
-        samples.append(max((clock() - begin) / 1e6, 1e-9))
-    return samples
+    return [_elapsed(call, clock) for _ in range(count)]
+
+
+def _elapsed(call: Call, clock: Clock) -> float:
+    """Milliseconds of one call."""
+    begin = clock()
+    call()
+    return max((clock() - begin) / 1e6, 1e-9)
 
 
 def _group_size(call: Call, clock: Clock) -> int:
     """Calls in a group of about GROUP_MS, after a warm-up."""
     for _ in range(3):
         call()
-    begin = clock()
-    call()
-    return max(1, min(MOST_CALLS, round(GROUP_MS / max((clock() - begin) / 1e6, 1e-6))))
+    return max(1, min(MOST_CALLS, round(GROUP_MS / max(_elapsed(call, clock), 1e-6))))
 
 
 def _percentiles(samples: list[float], name: str) -> dict[str, float]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+LOOP_NEAR = 0.2
+"""How much longer than at its best the reference loop may take on a core of its own (relative)."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -16,7 +19,8 @@ class Timing:
     baseline_ms: the baseline's undisturbed time, milliseconds for one batch.
     state: which of the known speed states that is; share: of the baseline's groups that were in it.
     rounds: rounds made. unstable: no known state, or no clear answer; then the numbers are not to
-        be used. notes: diagnostics (minimum, quantiles, threads, pinned core).
+        be used. loop_ratio: the reference loop's time over its best on this machine (timing.py).
+    notes: diagnostics (minimum, quantiles, threads, pinned core).
     """
 
     ratio: float
@@ -26,7 +30,13 @@ class Timing:
     state: int = 0
     share: float = 1.0
     unstable: bool = False
+    loop_ratio: float = 1.0
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def own_core(self) -> bool:
+        """Whether nothing else computed on the same core, as far as the reference loop tells."""
+        return self.loop_ratio <= 1 + LOOP_NEAR
 
     @property
     def latency_ms(self) -> float:

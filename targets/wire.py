@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the conversation; a searcher and an agent must speak the same."""
 DEFAULT_PORT = 8765
 TIMINGS = 8

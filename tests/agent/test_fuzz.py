@@ -174,7 +174,7 @@ def honest_answer(draw: random.Random) -> tuple[dict[str, Any], float]:
     level = draw.uniform(0.05, 20)
     states = {"version": 1, "levels_ms": [level, 1.3 * level], "shares": [0.7, 0.3]}
     ratio, rounds = draw.uniform(0.1, 2), draw.randrange(9, 200)
-    timing = Timing(ratio, 0.01 * ratio, level, rounds, 0, 0.8, False, {"clock": "cpu"})
+    timing = Timing(ratio, 0.01 * ratio, level, rounds, 0, 0.8, False, notes={"clock": "cpu"})
     wall_s = 2 * rounds * (1 + ratio) * level / 1000
     return {"timing": asdict(timing), "states": {**states, "reference": 0, "of": "x"}}, wall_s
 

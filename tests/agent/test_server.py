@@ -30,7 +30,7 @@ from paretune.agent.limits import Limits
 from paretune.agent.server import Server
 from paretune.errors import CandidateError
 from paretune.targets.onnxruntime_cpu import OnnxRuntimeCpu
-from paretune.targets.wire import pack, unpack
+from paretune.targets.wire import PROTOCOL, pack, unpack
 
 BINARY = {"Content-Type": "application/octet-stream"}
 NONCE = "0123456789abcdef"
@@ -162,7 +162,7 @@ def test_without_a_token_only_this_machine_and_no_web_page_may_ask(local: Local)
 def test_status_says_what_a_searcher_needs(local: Local) -> None:
     status, said = local.ask("GET", "/v1/status")
     assert status == 200 and json.loads(json.dumps(said)) == said
-    assert said["protocol"] == 1 and said["busy"] is False
+    assert said["protocol"] == PROTOCOL and said["busy"] is False
     assert said["limits"]["body_bytes"] == 1 << 20 and said["cpu"]["cores"] >= 1
 
 

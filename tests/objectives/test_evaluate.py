@@ -1,6 +1,7 @@
 """One plan tried for real: the recorded numbers are those of the exported file."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -124,19 +125,25 @@ def test_speed_states_are_there_whole_or_not_at_all(
 
 
 class Slowed:
-    """A target whose baseline takes what it is told, one timing after the other."""
+    """A target whose baseline takes what it is told, one timing after the other.
+
+    shared: numbers of the timings in which something else computed on the same core."""
 
     name, device = "slowed", None
 
-    def __init__(self, *levels_ms: float) -> None:
+    def __init__(self, *levels_ms: float, shared: Collection[int] = ()) -> None:
         self.levels_ms, self.states = list(levels_ms), None
+        self.shared, self.timings = shared, 0
 
     def time(self, path: Path, baseline: Path, inputs: np.ndarray) -> Timing:
         level = self.levels_ms.pop(0)
         if self.states is None:
             self.states = SpeedStates((level,), (1.0,), reference=0)
-        self.states = self.states.reached(level)
-        return Timing(ratio=level / 2, ratio_error=0.001, baseline_ms=level, rounds=9)
+        self.states = self.states.reached(level, 1.0)
+        self.timings += 1
+        loop = 1.8 if self.timings - 1 in self.shared else 1.0
+        ratio = level / 2 * (1.4 if loop > 1 else 1)
+        return Timing(ratio, 0.001, baseline_ms=level, rounds=9, loop_ratio=loop)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +170,33 @@ def test_a_candidate_is_timed_where_the_baseline_is_left_alone(
     assert [t.errors["latency_ratio"] < 0.05 for t in found] == same
     assert not target.levels_ms
     assert meter._known_states().levels_ms[0] == pytest.approx(min(levels_ms), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rung", "shared", "timings", "alone"),
+    [
+        ("measure", [1], [2, 1, 1], [True, True, True]),
+        # three attempts that did not help are enough, until one is undisturbed again
+        ("measure", [1, 2, 3, 4, 5], [3, 1, 1, 1], [False, False, False, True]),
+        ("measure", [1, 2, 3, 5, 6], [3, 1, 3], [False, True, True]),
+        ("confirm", [1, 2, 3, 4, 5, 6], [3, 3, 1], [False, False, True]),
+    ],
+)
+def test_a_candidate_is_timed_again_where_something_else_computed_on_its_core(
+    tmp_path: Path, rung: str, shared: list[int], timings: list[int], alone: list[bool]
+) -> None:
+    target = Slowed(*[1.0] * 20, shared=shared)
+    meter = LatencyMeter(target, tmp_path, np.zeros((1, 3), np.float32))
+    meter.measure(tmp_path, tmp_path, "measure", None)
+    baseline = Evaluation(CompressionPlan({}, {}), "measure", {"latency_ms": 1.0})
+    for count, own in zip(timings, alone, strict=True):
+        before = target.timings
+        found = meter.measure(tmp_path, tmp_path, rung, baseline)
+        assert target.timings - before == count
+        assert found.conditions["same_state"] == own
+        assert found.values["latency_ratio"] == (0.5 if own else 0.7)
+        assert (found.errors["latency_ratio"] < 0.05) == own
+        assert found.conditions["loop_ratio"] == (1.0 if own else 1.8)
 
 
 def test_counts_match_closed_forms() -> None:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from paretune.errors import CandidateError, InputError
+from paretune.targets import cpu
 from paretune.targets.catalogue import TARGETS, make_target
 from paretune.targets.cpu import (
     allowed_cores,
@@ -95,6 +96,18 @@ def test_pinning_is_undone() -> None:
     with pinned(None) as worked:
         assert not worked
     assert cpu_features()["cores"] == len(before)
+
+
+def test_equally_idle_cores_are_told_apart_by_the_loop(monkeypatch) -> None:
+    """Cores 1 to 3 are idle; another guest computes on 1, which no count of idle time shows."""
+    ticks = iter([dict.fromkeys(range(4), 0), {0: 1, 1: 5, 2: 5, 3: 4}] * 2)
+    monkeypatch.setattr(cpu, "allowed_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(cpu, "_idle_ticks", lambda: next(ticks))
+    loops = {1: 200_000, 2: 202_000, 3: 380_000}
+    monkeypatch.setattr(cpu, "_loop_ns", loops.__getitem__)
+    assert quiet_core(0.0) == 2
+    loops[3] = 205_000
+    assert quiet_core(0.0) == 3
 
 
 def test_predict_takes_more_than_a_batch_and_names_wrong_shapes(tmp_path: Path) -> None:

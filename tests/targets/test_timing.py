@@ -27,14 +27,15 @@ class Machine:
     """A clock that calls advance.
 
     slowdowns: of each network in each speed state, e.g. ``[(1, 1), (1.35, 1.6)]`` for
-    (baseline, candidate); a state lasts ``dwell_ms`` on average, with the given weights.
+    (baseline, candidate) and, where there is one, the reference loop; a state lasts ``dwell_ms`` on
+    average, with the given weights.
     noise: relative spread of a call; drift: relative slowdown a second; spikes: share of calls
     that take 4 ms longer.
     """
 
     def __init__(
         self,
-        slowdowns: list[tuple[float, float]],
+        slowdowns: list[tuple[float, ...]],
         weights: list[float],
         *,
         dwell_ms: float = 150.0,
@@ -68,7 +69,13 @@ class Machine:
         return work
 
 
-def timed(machine: Machine, ratio: float, states: SpeedStates | None = None, **effort: float):
+def timed(
+    machine: Machine,
+    ratio: float,
+    states: SpeedStates | None = None,
+    loop: Callable[[], object] = lambda: None,
+    **effort: float,
+):
     return compare(
         machine.call(ratio, 1),
         machine.call(1.0, 0),
@@ -77,6 +84,7 @@ def timed(machine: Machine, ratio: float, states: SpeedStates | None = None, **e
         clock=machine.clock,
         wall=machine.clock,
         pin=False,
+        loop=loop,
     )
 
 
@@ -114,6 +122,33 @@ def test_a_neighbour_that_slows_one_network_more_changes_nothing(seed: int) -> N
     timing = timed(machine, 0.6, states)
     assert not timing.unstable
     assert abs(timing.ratio / 0.6 - 1) <= 0.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("free", "own"), [(0.2, True), (0.0, False)])
+def test_a_guest_on_the_same_core_is_noticed_by_the_loop(free: float, own: bool, seed: int) -> None:
+    """It slows the baseline down by 4 % and the candidate by 40 %: the level alone is no sign."""
+    machine = Machine([(1, 1, 1), (1.04, 1.4, 1.7)], [free, 1 - free], dwell_ms=30.0, seed=seed)
+    states = SpeedStates((1.0,), (1.0,), reference=0, loop_ms=0.2)
+    timing = timed(machine, 0.6, states, loop=machine.call(0.2, 2), seconds=1.0, most_seconds=2.0)
+    assert not timing.unstable and timing.state == 0 and states.undisturbed(timing.baseline_ms)
+    assert timing.own_core == own == timing.notes["reference"]
+    assert timing.loop_ratio == pytest.approx(1.0 if own else 1.7, rel=0.05)
+    assert timing.ratio == pytest.approx(0.6 if own else 0.6 * 1.4 / 1.04, rel=0.02)
+    assert own or timing.notes["seconds"] >= 2.0
+
+
+def test_the_best_time_of_the_loop_is_learned_and_kept() -> None:
+    machine = Machine([(1, 1, 1)], [1])
+    settings = {"clock": machine.clock, "wall": machine.clock, "pin": False}
+    states = learn_states(machine.call(1.0, 0), loop=machine.call(0.2, 2), **settings)
+    assert states.loop_ms == pytest.approx(0.2, rel=0.03)
+    assert SpeedStates.from_json(json.loads(json.dumps(states.to_json()))) == states
+    older = {k: v for k, v in states.to_json().items() if k != "loop_ms"}
+    assert SpeedStates.from_json(older).loop_ms is None
+    for wrong in (0, -1.0, "fast", float("inf"), float("nan")):
+        with pytest.raises(InputError, match="loop"):
+            SpeedStates.from_json({**older, "loop_ms": wrong})
 
 
 def test_states_are_learned_again_for_something_else_and_where_none_fits() -> None:
@@ -161,9 +196,11 @@ def test_a_neighbour_that_slows_the_baseline_little_is_waited_for(seed: int) -> 
 
 def test_the_fastest_state_is_as_fast_as_it_was_ever_seen() -> None:
     states = SpeedStates((1.0, 1.35), (0.5, 0.5), reference=1)
-    assert states.reached(0.97).levels_ms == (0.97, 1.35) and states.reached(0.97).reference == 1
-    assert states.reached(1.01) is states and states.reached(1.2) is states
-    assert states.reached(0.7) is states  # of no known state
+    faster = states.reached(0.97, 0.2)
+    assert faster.levels_ms == (0.97, 1.35) and faster.reference == 1 and faster.loop_ms == 0.2
+    assert states.reached(1.01, 0.2).levels_ms == states.reached(1.2, 0.2).levels_ms == (1.0, 1.35)
+    assert states.reached(0.7, 0.2).levels_ms == (1.0, 1.35)  # of no known state
+    assert faster.reached(1.0, 0.3) == faster and faster.reached(1.0, 0.1).loop_ms == 0.1
 
 
 def test_unstable_when_no_state_fits() -> None:
