@@ -1,13 +1,14 @@
 """Latency of any plan from a few measured ones: a sum over layers, fitted on the target itself.
 
 A layer's time is taken as linear in its multiply-accumulates (channels filled up to the runtime's
-vector width), its outputs and a fixed cost, apart for float32 and for int8, and what passes from
-one to the other is converted. The factors are fitted to real candidates of the space that are
-exported and timed beside the baseline; then each layer's time in float32 and in int8 is corrected
-by a factor of its own, as far as these timings bear it out (ridge regression towards one). So what
-the runtime does well or badly (a factorised int8 layer can be slower than a whole one, a stem of
-few channels slower than its arithmetic) is learned on the machine that counts. Measured values
-never come from here: it only tells a search what is worth measuring.
+vector width), its outputs, its weights (which come from memory) and a fixed cost, apart for float32
+and for int8, and what passes from one to the other is converted. The factors are fitted to real
+candidates of the space that are exported and timed beside the baseline; then each layer's time in
+float32 and in int8 is corrected by a factor of its own, as far as these timings bear it out (ridge
+regression towards one). So what the runtime does well or badly (a factorised int8 layer can be
+slower than a whole one, a stem of few channels slower than its arithmetic) is learned on the
+machine that counts. Measured values never come from here: it only tells a search what is worth
+measuring.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from scipy.stats import spearmanr
 from ..spaces.plan import CompressionPlan
 from .layer_shapes import LayerShapes
 
-VERSION = 3
-WIDTHS = ((1, 1), (4, 16), (8, 16))
+VERSION = 4
+WIDTHS = ((1, 1), (1, 16), (4, 16), (8, 16))
 """Channels that may be computed together in float32 and in int8: the fit takes what fits best."""
 _RIDGES = (np.inf, 0.1, 0.03, 0.01, 0.003, 0.001)  # of the layers' own factors, towards one
+_COUNTED = 16  # features of the layers themselves
 _OWN = 0.3, 3.0  # a layer's own factor lies between these
 
 Widths = tuple[int, int]
@@ -36,23 +38,24 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def features(shapes: LayerShapes, widths: Widths) -> Floats:
-    """What the time of each layer is a sum of, (layers, 14): millions of multiply-accumulates with
-    filled-up channels, millions of outputs, and layers; for float32 and then for int8, each for
-    k x k kernels and then for 1 x 1 and linear layers; at last millions of values that are
-    converted from one to the other on their way to this layer, and how often."""
-    out = np.zeros((len(shapes.layers), 14))
+    """What the time of each layer is a sum of, (layers, 18): millions of multiply-accumulates with
+    filled-up channels, millions of outputs, millions of weights, and layers; for float32 and then
+    for int8, each for k x k kernels and then for 1 x 1 and linear layers; at last millions of
+    values that are converted from one to the other on their way to this layer, and how often."""
+    out = np.zeros((len(shapes.layers), _COUNTED + 2))
     before = passed = 0
     for row, (name, factors) in zip(out, shapes.layers.items(), strict=True):
         rounded = int(shapes.bits[name][1] < 16)
         if rounded != before:
-            row[12:], before = (passed / 1e6, 1.0), rounded
+            row[_COUNTED:], before = (passed / 1e6, 1.0), rounded
         for factor in factors:
             made, read = factor.shape[:2]
             pointwise = int(prod(factor.shape[2:]) == 1)
             fill = _fill(made, widths[rounded]) * _fill(read, widths[rounded])
             outputs = made * factor.positions
-            at = 6 * rounded + 3 * pointwise
-            row[at : at + 3] += (factor.macs * fill / 1e6, outputs / 1e6, 1.0)
+            at = 8 * rounded + 4 * pointwise
+            counted = (factor.macs * fill, outputs, prod(factor.shape), 1e6)
+            row[at : at + 4] += np.divide(counted, 1e6)
         passed = outputs
     return out
 
@@ -64,7 +67,7 @@ def _fill(channels: int, width: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class LatencyModel:
-    """Predicted milliseconds of a plan. widths: see :func:`features`. factors: (15,), of the
+    """Predicted milliseconds of a plan. widths: see :func:`features`. factors: (19,), of the
     features, none below zero; the last is the rest of the network. own: (layers, 2), each layer's
     own factor in float32 and in int8. error: relative, mean over plans left out of the fit (widths
     and ridge were chosen by it); correlation: their ranks' (Spearman). plans: how many were
@@ -87,7 +90,7 @@ class LatencyModel:
 
     @classmethod
     def fit(cls, rows: Mapping[Widths, Floats], measured_ms: Floats) -> LatencyModel:
-        """From the features (n, layers, 14) of n plans at some widths, and their milliseconds (n,).
+        """From the features (n, layers, 18) of n plans at some widths, and their milliseconds (n,).
 
         Non-negative least squares of the relative error. Each plan is also predicted from the
         others, and what predicts these best is taken.
@@ -125,9 +128,9 @@ class LatencyModel:
 def _parts(rows: Floats, factors: Floats) -> Floats:
     """Milliseconds (n, 2 layers + 1): of each layer in float32 and in int8, then of the rest."""
     n, layers, _ = rows.shape
-    kinds = rows[:, :, :12].reshape(n, layers, 2, 6)
-    each = np.einsum("nlkc,kc->nlk", kinds, factors[:12].reshape(2, 6)).reshape(n, -1)
-    rest = rows[:, :, 12:].sum(axis=1) @ factors[12:14] + factors[14]
+    kinds = rows[:, :, :_COUNTED].reshape(n, layers, 2, -1)
+    each = np.einsum("nlkc,kc->nlk", kinds, factors[:_COUNTED].reshape(2, -1)).reshape(n, -1)
+    rest = rows[:, :, _COUNTED:].sum(axis=1) @ factors[_COUNTED:-1] + factors[-1]
     return np.hstack([each, rest[:, None]])
 
 
@@ -141,7 +144,7 @@ def _scale(rows: Floats, measured_ms: Floats) -> Floats:
 
 
 def _solve(rows: Floats, measured_ms: Floats, ridge: float, scale: Floats) -> tuple[Floats, Floats]:
-    """Factors (15,) and each layer's own (layers, 2)."""
+    """Factors (19,) and each layer's own (layers, 2)."""
     weak = 1e-2 * np.eye(len(scale))  # twins among the columns share
     found, _ = nnls(
         np.vstack([_design(rows, measured_ms) / scale, weak]),

@@ -20,7 +20,7 @@ from ..errors import CandidateError
 from ..operators.compress import Compressor
 from ..spaces.plan import CompressionPlan
 from ..spaces.space import SearchSpace
-from ..targets.target import Target
+from ..targets.target import Target, Timing
 from .latency import Undisturbed
 from .latency_model import VERSION, WIDTHS, LatencyModel, features
 from .layer_shapes import LayerShapes, ShapeTable
@@ -80,7 +80,8 @@ def fit_latency(
         watch.seconds = longest = min(watch.seconds, _SECONDS[1])
     enough = PLANS[0]
     timed_shapes: list[LayerShapes] = []
-    measured, undisturbed, last = [], list[bool](), begin
+    measured: list[Timing] = []
+    undisturbed, last = list[bool](), begin
     level = Undisturbed()
     with tempfile.TemporaryDirectory() as scratch:
         plans = [space.identity, *calibration_plans(space, most)]
@@ -114,7 +115,7 @@ def fit_latency(
                 watch.seconds = min(longest, max(_SECONDS[0], needed))
             if not timing.unstable:
                 timed_shapes.append(table.shapes(plan))
-                measured.append(timing.ratio)
+                measured.append(timing)
                 undisturbed.append(alone)
     if len(timed_shapes) < _LEAST:
         say(f"only {len(timed_shapes)} plans could be timed: latency is not predicted")
@@ -123,7 +124,8 @@ def fit_latency(
     if len(used) < enough:
         used = np.arange(len(measured))
     rows = {w: np.array([features(timed_shapes[i], w) for i in used]) for w in WIDTHS}
-    fitted = LatencyModel.fit(rows, level.best_ms * np.array(measured)[used])
+    baseline_ms = np.median([measured[i].baseline_ms for i in used])
+    fitted = LatencyModel.fit(rows, baseline_ms * np.array([measured[i].ratio for i in used]))
     model = replace(fitted, seconds=time.perf_counter() - begin, key=_key(space, target))
     (folder / FILE).write_text(json.dumps(model.to_json()), encoding="utf-8")
     return model

@@ -1,8 +1,8 @@
 """Predicted latency: fitted to a machine whose law is known, and to this one."""
 
 import json
+from math import prod
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from paretune.objectives.layer_shapes import ShapeTable
 from paretune.operators.compress import Compressor
 from paretune.spaces.discover import discover
 from paretune.targets.catalogue import make_target
-from paretune.targets.target import Target
+from paretune.targets.target import Target, Timing
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ def at_widths(table: ShapeTable, plans) -> dict:
 
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_a_linear_law_is_found_again(problem, widths) -> None:
-    """Fourteen hidden costs, and which channels are filled up; other plans are predicted."""
+    """Eighteen hidden costs, and which channels are filled up; other plans are predicted."""
     *_, space, table = problem
     rng = np.random.default_rng(0)
-    costs = rng.uniform(0.01, 0.1, 14)
+    costs = rng.uniform(0.01, 0.1, 18)
     plans = calibration_plans(space)
     rows = at_widths(table, plans)
     truth = rows[widths].sum(axis=1) @ costs + 0.2
@@ -57,11 +57,11 @@ def test_layers_that_are_slower_than_their_arithmetic_are_learned(monkeypatch) -
     """Ten layers of random sizes, each with a hidden factor of its own in float32 and in int8."""
     rng = np.random.default_rng(1)
     own = rng.uniform(0.5, 2.0, (10, 2))
-    rows = np.zeros((24, 10, 14))
+    rows = np.zeros((24, 10, 18))
     for plan in rows:
         rounded = rng.integers(0, 2, 10)
-        plan[np.arange(10), 6 * rounded] = rng.uniform(0.2, 1, 10)
-    truth = rows[:, :, 0] @ own[:, 0] + rows[:, :, 6] @ own[:, 1] + 1
+        plan[np.arange(10), 8 * rounded] = rng.uniform(0.2, 1, 10)
+    truth = rows[:, :, 0] @ own[:, 0] + rows[:, :, 8] @ own[:, 1] + 1
     model = LatencyModel.fit({(1, 1): rows}, truth)
     monkeypatch.setattr(latency_model, "_RIDGES", (np.inf,))
     plain = LatencyModel.fit({(1, 1): rows}, truth)
@@ -74,7 +74,7 @@ def test_one_plan_unlike_all_others_does_not_spoil_what_is_said_of_them() -> Non
     errors = []
     for seed in range(10):
         rng = np.random.default_rng(seed)
-        rows = rng.uniform(0, 1, (18, 1, 14))
+        rows = rng.uniform(0, 1, (18, 1, 18))
         rows[:, 0, 5] *= 0.001
         rows[7, 0, 5] = 1.0
         truth = (rows.sum(axis=(1, 2)) + 2) * rng.normal(1, 0.1, 18)
@@ -88,11 +88,13 @@ def test_features_add_up_to_the_plans_multiply_accumulates(problem) -> None:
         shapes = table.shapes(plan)
         layers = sum(len(factors) for factors in shapes.layers.values())
         for widths in WIDTHS:
-            found = features(shapes, widths)[:, :12].sum(axis=0).reshape(2, 2, 3)
-            assert found[:, :, 2].sum() == layers
+            found = features(shapes, widths)[:, :16].sum(axis=0).reshape(2, 2, 4)
+            assert found[:, :, 3].sum() == layers
             assert found[:, :, 0].sum() >= (1 - 1e-9) * shapes.macs / 1e6  # filled up, never cut
-        exact = features(shapes, (1, 1))[:, :12].sum(axis=0).reshape(2, 2, 3)
+        exact = features(shapes, (1, 1))[:, :16].sum(axis=0).reshape(2, 2, 4)
         assert exact[:, :, 0].sum() == pytest.approx(shapes.macs / 1e6)
+        weights = sum(prod(f.shape) for factors in shapes.layers.values() for f in factors)
+        assert exact[:, :, 2].sum() == pytest.approx(weights / 1e6)
 
 
 def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
@@ -104,9 +106,9 @@ def test_what_passes_between_float32_and_int8_is_counted(problem) -> None:
     bits = [n for n in space.parameters if n.startswith("bits:")]
     plan = space.plan({bits[1]: 1})
     assert plan.layers["1"].activation_bits == 8
-    found = features(table.shapes(plan), (8, 16))[:, 12:]
+    found = features(table.shapes(plan), (8, 16))[:, 16:]
     assert found == pytest.approx(np.array([[0, 0], [4 * 36 / 1e6, 1], [8 * 36 / 1e6, 1]]))
-    assert not features(table.shapes(space.identity), (8, 16))[:, 12:].any()
+    assert not features(table.shapes(space.identity), (8, 16))[:, 16:].any()
 
 
 def measured(problem, folder: Path, target: Target, *hear, **limits):
@@ -138,7 +140,7 @@ def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
 
 def test_too_little_time_is_said_after_three_plans(problem, tmp_path: Path, monkeypatch) -> None:
     target = make_target("onnxruntime-cpu")
-    steady = SimpleNamespace(ratio=1.0, baseline_ms=1.0, unstable=False)
+    steady = Timing(ratio=1.0, ratio_error=0.001, baseline_ms=1.0, rounds=9)
     monkeypatch.setattr(target, "time", lambda *_: steady)
     checks: list[int] = []
     with pytest.raises(TimeoutError, match="timing 10 plans .* too much of the time limit"):
