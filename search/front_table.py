@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.table import Table
 
 from ..objectives.answers import ratio
+from ..objectives.evaluation import Evaluation
 from ..objectives.front import ParetoFront
+from ..objectives.further import seen_from
+from ..objectives.objective import quantity_name
 from ..objectives.point import Point
+from ..objectives.target_fronts import front_targets
 from ..objectives.wording import label, legible
 from ..objectives.wording import points as change
 
@@ -18,54 +24,81 @@ _COSTS = ("size_bytes", "latency_ms", "macs")
 
 
 def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> Table:
-    """Points of a front, the baseline first.
+    """Points of a front, the baseline first; with several targets a line for each.
 
     width: of the terminal in columns; below ``WIDE`` the bars are left out and plans are told in
     fewer letters. Bars are as long as the cost is of the baseline's; one that is longer than the
     baseline's ends in ``+``. Points that errors leave alike are named under the table.
     """
-    measured = {name for p in points for name in p.values}
+    targets = front_targets(front)
+    measured = {
+        name for p in points for seen in _seen(p.evaluation, targets) for name in seen.values
+    }
     costs = [n for n in _COSTS if n in measured]
     if "latency_ms" in costs and "macs" not in {o.name for o in front.objectives}:
         costs = [n for n in costs if n != "macs"]
-    told = {front.score, *costs, "size_ratio", "latency_ratio"}
-    others = [o.name for o in front.objectives if o.name not in told]
+    score = quantity_name(front.score) or front.score if targets else front.score
+    told = {score, *costs, "size_ratio", "latency_ratio"}
+    names = [(quantity_name(o.name) or o.name) if targets else o.name for o in front.objectives]
+    others = [n for n in dict.fromkeys(names) if n not in told]
+    wide = width >= WIDE
     table = Table(
         box=None,
         header_style="bold",
         pad_edge=False,
-        padding=(0, 1) if width >= WIDE else (0, 1, 0, 0),
+        padding=(0, 1) if wide else (0, 1, 0, 0),
         caption=ties(points),
         caption_justify="left",
     )
     table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column(label(front.score), justify="right", no_wrap=True)
+    if targets:
+        table.add_column("target", no_wrap=True)
+    table.add_column(label(score), justify="right", no_wrap=True)
     table.add_column("points", justify="right", no_wrap=True)
     for name in costs:
         table.add_column(label(name), justify="right", no_wrap=True)
         table.add_column("×", justify="right", no_wrap=True)
-        if width >= WIDE:
+        if wide:
             table.add_column("", no_wrap=True, style="cyan")
     for name in others:
         table.add_column(label(name), justify="right")
     table.add_column("what was changed", overflow="fold")
-    base = front.baseline.values if front.baseline else {}
-    cells = ["base", legible(front.score, base.get(front.score)), ""]
-    for name in costs:
-        cells += [legible(name, base.get(name)), "1.00", *[bar(1.0)] * (width >= WIDE)]
-    cells += [legible(n, base.get(n)) for n in others]
-    table.add_row(*cells, "unchanged", style="dim")
-    for p in points:
-        score = legible(front.score, p.values.get(front.score))
-        cells = [str(p.number), score, change(front.drop(p))]
+    for seen in _seen(front.baseline, targets) if front.baseline else ():
+        base = seen.values
+        cells = [legible(score, base.get(score)), ""]
         for name in costs:
-            share = ratio(front, p, name)
-            cells.append(legible(name, p.values.get(name)))
-            cells.append("–" if share is None else f"{share:.2f}")
-            cells += [bar(share)] * (width >= WIDE)
-        cells += [legible(n, p.values.get(n)) for n in others]
-        table.add_row(*cells, p.summary if width >= WIDE else _short(p.summary))
+            cells += [legible(name, base.get(name)), "1.00", *[bar(1.0)] * wide]
+        cells += [legible(n, base.get(n)) for n in others]
+        _add(table, targets, "base", cells, "unchanged", style="dim")
+    for point in points:
+        for seen in _seen(point.evaluation, targets):
+            p = replace(point, evaluation=seen)
+            cells = [legible(score, p.values.get(score)), change(front.drop(p))]
+            for name in costs:
+                share = ratio(front, p, name)
+                cells.append(legible(name, p.values.get(name)))
+                cells.append("–" if share is None else f"{share:.2f}")
+                cells += [bar(share)] * wide
+            cells += [legible(n, p.values.get(n)) for n in others]
+            _add(table, targets, str(p.number), cells, p.summary if wide else _short(p.summary))
     return table
+
+
+def _seen(evaluation: Evaluation, targets: list[str]) -> list[Evaluation]:
+    """The evaluation as each target has it; itself where there is one target."""
+    return [seen_from(evaluation, target) for target in targets] or [evaluation]
+
+
+def _add(
+    table: Table, targets: list[str], number: str, cells: list[str], plan: str, style: str = ""
+) -> None:
+    """A point's next line: of several targets, only the first names the trial and the plan."""
+    if not targets:
+        table.add_row(number, *cells, plan, style=style)
+        return
+    at = table.row_count % len(targets)
+    number, plan = ("", "") if at else (number, plan)
+    table.add_row(number, targets[at], *cells, plan, style=style)
 
 
 def ties(points: list[Point]) -> str | None:

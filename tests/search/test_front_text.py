@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from paretune import cli
 from paretune.errors import InputError
+from paretune.objectives.evaluation import Evaluation
+from paretune.objectives.front import ParetoFront
+from paretune.objectives.further import measured_on
+from paretune.objectives.objective import Objective
 from paretune.objectives.table import ERRORS, MEASURED, PLAN, STANDING
 from paretune.search.compare import compare
-from paretune.search.front_table import bar
+from paretune.search.front_table import bar, front_table
 from paretune.search.report import front_text
+from paretune.spaces.plan import CompressionPlan
 from paretune.trackers.progress import quiet
 from paretune.trackers.study import Study
 
@@ -46,6 +52,38 @@ def test_columns_are_the_documented_ones(digits_study: Path) -> None:
     assert (
         [p["number"] for p in data["points"]] == list(table["number"]) == [p.number for p in front]
     )
+
+
+def test_several_targets_have_a_line_each_in_the_columns_of_one() -> None:
+    """One of them names the trial and the plan; shares are of the target's own baseline."""
+    targets = ("onnxruntime-cpu", "openvino-cpu")
+
+    def evaluation(kept: int, *measured: tuple[float, float, float, float]) -> Evaluation:
+        values: dict[str, float] = {"macs": 1000.0}
+        for target, (accuracy, drop, latency_ms, share) in zip(targets, measured, strict=True):
+            own = {"accuracy": accuracy, "accuracy_drop": drop, "latency_ms": latency_ms}
+            values |= measured_on(target, {**own, "latency_ratio": share}, {})[0]
+        return Evaluation(CompressionPlan({"g": kept}, {}), "measure", values)
+
+    objectives = [
+        Objective(f"{name}_{end}", {"target": target})
+        for name in ("accuracy", "latency_ms")
+        for target, end in zip(targets, ("onnxruntime_cpu", "openvino_cpu"), strict=True)
+    ]
+    base = evaluation(8, (0.9, 0.0, 2.0, 1.0), (0.89, 0.0, 3.0, 1.0))
+    found = evaluation(4, (0.88, 0.02, 1.0, 0.5), (0.885, 0.005, 1.2, 0.4))
+    front = ParetoFront([(7, found)], objectives, (), base)
+    for width in (80, 120):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(front_table(front, list(front), width))
+        lines = [line.split() for line in console.file.getvalue().splitlines()]
+        texts = [[word for word in line if not set(word) & set("█▏▎▍▌▋▊▉")] for line in lines]
+        assert texts[0][:5] == ["trial", "target", "Accuracy", "points", "Latency"]
+        assert texts[1][:7] == ["base", targets[0], "90.00", "%", "2.00", "ms", "1.00"]
+        assert texts[2] == [targets[1], "89.00", "%", "3.00", "ms", "1.00"]
+        assert texts[3][:8] == ["7", targets[0], "88.00", "%", "−2.00", "1.00", "ms", "0.50"]
+        assert texts[4] == [targets[1], "88.50", "%", "−0.50", "1.20", "ms", "0.40"]
+        assert "keep" in texts[3] and len(texts) == 5
 
 
 def test_best_is_one_point_and_says_how_to_deliver_it(digits_study: Path) -> None:
