@@ -6,9 +6,8 @@ For each network a search's own latency model is fitted to the plans that it wou
 for others: random ones, from a few changed layers to all, in 8 bits nowhere to everywhere. These
 are exported and timed as in a search. Reported over those that a neighbour did not disturb:
 Spearman's rank correlation and the relative error of the milliseconds, and of the ratios to the
-unchanged network's. Files hold quickly made
-weights, as in a search's preparation; networks as in runtimes.py. What is measured is kept in
-FOLDER, so that a stopped command goes on.
+unchanged network's. Files hold quickly made weights, as in a search's preparation; networks as in
+runtimes.py. What is measured is kept in FOLDER, so that a stopped command goes on.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def features(shapes: LayerShapes, widths: Widths) -> Floats:
             fill = _fill(made, widths[rounded]) * _fill(read, widths[rounded])
             outputs = made * factor.positions
             at = 8 * rounded + 4 * pointwise
-            counted = (factor.macs * fill, outputs, prod(factor.shape), 1e6)
-            row[at : at + 4] += np.divide(counted, 1e6)
+            weights = prod(factor.shape)
+            row[at : at + 4] += (factor.macs * fill / 1e6, outputs / 1e6, weights / 1e6, 1.0)
         passed = outputs
     return out
 

@@ -37,9 +37,11 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
     costs = [n for n in _COSTS if n in measured]
     if "latency_ms" in costs and "macs" not in {o.name for o in front.objectives}:
         costs = [n for n in costs if n != "macs"]
-    score = quantity_name(front.score) or front.score if targets else front.score
+    names = [front.score, *(o.name for o in front.objectives)]
+    if targets:
+        names = [quantity_name(name) or name for name in names]
+    score = names[0]
     told = {score, *costs, "size_ratio", "latency_ratio"}
-    names = [(quantity_name(o.name) or o.name) if targets else o.name for o in front.objectives]
     others = [n for n in dict.fromkeys(names) if n not in told]
     wide = width >= WIDE
     table = Table(

@@ -47,6 +47,7 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
     baseline_ms = _number(said, "baseline_ms", SHORTEST_MS, LONGEST_MS)
     error = _number(said, "ratio_error", 0.0, 10 * ratio)
     share = _number(said, "share", 0.0, 1.0)
+    loop_ms = _number(said, "loop_ms", SHORTEST_MS, LONGEST_MS)
     loop_ratio = _number(said, "loop_ratio", 1.0, SLOWEST)
     rounds = _whole(said, "rounds", 1, 10_000_000)
     state = _whole(said, "state", -1, 100)
@@ -68,12 +69,17 @@ def read_timing(fields: Mapping[str, Any], wall_s: float) -> tuple[Timing, Speed
     for level in states.levels_ms:
         if not SHORTEST_MS <= level <= LONGEST_MS:
             raise ImpossibleAnswer(f"a speed state of {level!r} ms")
+    if states.loop_ms is None or not SHORTEST_MS <= states.loop_ms <= LONGEST_MS:
+        raise ImpossibleAnswer(f"a reference loop of {states.loop_ms!r} ms")
     if state >= len(states.levels_ms):
         raise ImpossibleAnswer(f"speed state {state} of {len(states.levels_ms)}")
     if not unstable and states.classify(baseline_ms) != state:
         raise ImpossibleAnswer("the baseline's time is not one of its speed state")
     return (
-        Timing(ratio, error, baseline_ms, rounds, state, share, unstable, loop_ratio, notes),
+        Timing(
+            *(ratio, error, baseline_ms, rounds, state, share, unstable),
+            *(loop_ms, loop_ratio, notes),
+        ),
         states,
     )
 

@@ -118,8 +118,8 @@ def compare(
             state = known.classify(level)
             loop_ms = undisturbed_ms(loops)
             loop_ratio = max(1.0, loop_ms / (known.loop_ms or loop_ms))
-            in_reference = state == known.reference and known.undisturbed(level)
-            in_reference = in_reference and loop_ratio <= 1 + LOOP_NEAR
+            own_core = loop_ratio <= 1 + LOOP_NEAR
+            in_reference = state == known.reference and known.undisturbed(level) and own_core
             spent = (wall() - begin) / 1e9
             early = states is not None or spent >= effort.seconds
             if early and effort.satisfied(error / ratio, in_reference, spent):
@@ -133,7 +133,6 @@ def compare(
         "seconds": round(spent, 3),
         "reference": in_reference,
         "levels_ms": list(known.levels_ms),
-        "loop_ms": round(loop_ms, 9),
         **_percentiles(_calls(other), "candidate"),
     }
     return Timing(
@@ -144,6 +143,7 @@ def compare(
         state=-1 if state is None else state,
         share=round(share, 4),
         unstable=state is None or share == 0 or error > UNSURE * ratio,
+        loop_ms=round(loop_ms, 9),
         loop_ratio=round(loop_ratio, 4),
         notes=notes,
     )
@@ -157,24 +157,35 @@ def compare_in_states(
     of: str,
     seconds: float,
     clock: Clock,
+    loop: Call = reference_loop,
 ) -> tuple[Timing, SpeedStates]:
     """:func:`compare` within the machine's speed states, and the states for the next comparison.
 
     states: of an earlier comparison. They are learned from the baseline where there are none, where
-    they are of something else than ``of``, and once more where no round fits them. Their reference
-    changes when the machine has mostly gone over to another state. seconds: of one comparison.
+    they are of something else than ``of``, and once more where no round fits them; what the
+    reference loop came to is the machine's and is not forgotten. Their reference changes when the
+    machine has mostly gone over to another state. seconds: of one comparison.
     """
     effort = Effort(seconds=seconds, most_seconds=2 * seconds)
+
+    def learned() -> SpeedStates:
+        found = learn_states(baseline, of=of, seconds=seconds, clock=clock, loop=loop)
+        best_ms = states.loop_ms if states else None
+        return found if best_ms is None else found.reached(found.levels_ms[0], best_ms)
+
+    def compared() -> Timing:
+        return compare(candidate, baseline, states=states, effort=effort, clock=clock, loop=loop)
+
     if states is None or states.of != of:
-        states = learn_states(baseline, of=of, seconds=seconds, clock=clock)
-    timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
+        states = learned()
+    timing = compared()
     if timing.unstable:
-        states = learn_states(baseline, of=of, seconds=seconds, clock=clock)
-        timing = compare(candidate, baseline, states=states, effort=effort, clock=clock)
+        states = learned()
+        timing = compared()
     if timing.share > 0.5 and 0 <= timing.state != states.reference:
         states = replace(states, reference=timing.state)
     if not timing.unstable:
-        states = states.reached(timing.baseline_ms, timing.notes["loop_ms"])
+        states = states.reached(timing.baseline_ms, timing.loop_ms)
     return timing, states
 
 

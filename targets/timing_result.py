@@ -19,7 +19,8 @@ class Timing:
     baseline_ms: the baseline's undisturbed time, milliseconds for one batch.
     state: which of the known speed states that is; share: of the baseline's groups that were in it.
     rounds: rounds made. unstable: no known state, or no clear answer; then the numbers are not to
-        be used. loop_ratio: the reference loop's time over its best on this machine (timing.py).
+        be used. loop_ms: the reference loop's undisturbed time meanwhile, milliseconds (0: not
+        timed); loop_ratio: over its best on this machine (see timing.py).
     notes: diagnostics (minimum, quantiles, threads, pinned core).
     """
 
@@ -30,6 +31,7 @@ class Timing:
     state: int = 0
     share: float = 1.0
     unstable: bool = False
+    loop_ms: float = 0.0
     loop_ratio: float = 1.0
     notes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -172,9 +172,9 @@ def test_mutated_requests_do_no_harm(
 def honest_answer(draw: random.Random) -> tuple[dict[str, Any], float]:
     """A timing as an agent would send it, and the seconds it took."""
     level = draw.uniform(0.05, 20)
-    states = {"version": 1, "levels_ms": [level, 1.3 * level], "shares": [0.7, 0.3]}
+    states = {"version": 1, "levels_ms": [level, 1.3 * level], "shares": [0.7, 0.3], "loop_ms": 0.2}
     ratio, rounds = draw.uniform(0.1, 2), draw.randrange(9, 200)
-    timing = Timing(ratio, 0.01 * ratio, level, rounds, 0, 0.8, False, notes={"clock": "cpu"})
+    timing = Timing(ratio, 0.01 * ratio, level, rounds, 0, 0.8, False, 0.2, 1.0, {"clock": "cpu"})
     wall_s = 2 * rounds * (1 + ratio) * level / 1000
     return {"timing": asdict(timing), "states": {**states, "reference": 0, "of": "x"}}, wall_s
 
@@ -230,7 +230,8 @@ def test_mutated_answers_give_no_wrong_number(count: int) -> None:
             assert "\n" not in str(error)
             refused += 1
             continue
-        for value in (timing.ratio, timing.baseline_ms, *states.levels_ms):
+        loops = timing.loop_ms, timing.loop_ratio, states.loop_ms
+        for value in (timing.ratio, timing.baseline_ms, *states.levels_ms, *loops):
             assert type(value) is float and np.isfinite(value) and value > 0
         assert 0 <= timing.ratio_error <= 10 * timing.ratio and timing.rounds >= 1
         work_s = timing.rounds * (1 + timing.ratio) * timing.baseline_ms / 1000

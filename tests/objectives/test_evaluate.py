@@ -143,7 +143,7 @@ class Slowed:
         self.timings += 1
         loop = 1.8 if self.timings - 1 in self.shared else 1.0
         ratio = level / 2 * (1.4 if loop > 1 else 1)
-        return Timing(ratio, 0.001, baseline_ms=level, rounds=9, loop_ratio=loop)
+        return Timing(ratio, 0.001, baseline_ms=level, rounds=9, loop_ms=loop, loop_ratio=loop)
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,7 @@ def test_measured_here_kept_and_read_back(problem, tmp_path: Path) -> None:
     target = make_target("onnxruntime-cpu", {"seconds": 0.05})
     said: list[str] = []
     model = measured(problem, tmp_path, target, said.append)
-    if model is None:
-        pytest.skip("this machine is too busy to time anything")
-    assert model.plans >= 6 and model.seconds > 0 and said
+    assert model is not None and model.plans >= 6 and model.seconds > 0 and said
     assert model.latency_ms(space.identity, table.shapes(space.identity)) > 0
     again = stored_model(tmp_path, space, target)
     assert again is not None and again.to_json() == model.to_json()

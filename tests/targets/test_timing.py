@@ -138,6 +138,18 @@ def test_a_guest_on_the_same_core_is_noticed_by_the_loop(free: float, own: bool,
     assert own or timing.notes["seconds"] >= 2.0
 
 
+def test_the_best_time_of_the_loop_outlives_the_states_it_was_learned_with() -> None:
+    """Of another network, learned beside a guest that stays: its loop is not taken for the best."""
+    busy = Machine([(1.04, 1.4, 1.7)], [1])
+    known = SpeedStates((5.0,), (1.0,), reference=0, of="another", loop_ms=0.2)
+    timing, states = compare_in_states(
+        *(busy.call(0.6, 1), busy.call(1.0, 0), known),
+        **{"of": "this", "seconds": 0.05, "clock": busy.clock, "loop": busy.call(0.2, 2)},
+    )
+    assert states.of == "this" and states.loop_ms == 0.2
+    assert not timing.own_core and timing.loop_ratio == pytest.approx(1.7, rel=0.05)
+
+
 def test_the_best_time_of_the_loop_is_learned_and_kept() -> None:
     machine = Machine([(1, 1, 1)], [1])
     settings = {"clock": machine.clock, "wall": machine.clock, "pin": False}
