@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from rich.table import Table
@@ -31,9 +32,9 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
     baseline's ends in ``+``. Points that errors leave alike are named under the table.
     """
     targets = front_targets(front)
-    measured = {
-        name for p in points for seen in _seen(p.evaluation, targets) for name in seen.values
-    }
+    measured = {name for p in points for name in p.values}
+    if targets:
+        measured = {quantity_name(name) or name for name in measured}
     costs = [n for n in _COSTS if n in measured]
     if "latency_ms" in costs and "macs" not in {o.name for o in front.objectives}:
         costs = [n for n in costs if n != "macs"]
@@ -65,15 +66,16 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
     for name in others:
         table.add_column(label(name), justify="right")
     table.add_column("what was changed", overflow="fold")
-    for seen in _seen(front.baseline, targets) if front.baseline else ():
-        base = seen.values
-        cells = [legible(score, base.get(score)), ""]
+    base = front.baseline
+    for head, seen, plan in _lines(targets, "base", base, "unchanged") if base else ():
+        cells = [legible(score, seen.values.get(score)), ""]
         for name in costs:
-            cells += [legible(name, base.get(name)), "1.00", *[bar(1.0)] * wide]
-        cells += [legible(n, base.get(n)) for n in others]
-        _add(table, targets, "base", cells, "unchanged", style="dim")
+            cells += [legible(name, seen.values.get(name)), "1.00", *[bar(1.0)] * wide]
+        cells += [legible(n, seen.values.get(n)) for n in others]
+        table.add_row(*head, *cells, plan, style="dim")
     for point in points:
-        for seen in _seen(point.evaluation, targets):
+        told_as = point.summary if wide else _short(point.summary)
+        for head, seen, plan in _lines(targets, str(point.number), point.evaluation, told_as):
             p = replace(point, evaluation=seen)
             cells = [legible(score, p.values.get(score)), change(front.drop(p))]
             for name in costs:
@@ -82,25 +84,20 @@ def front_table(front: ParetoFront, points: list[Point], width: int = WIDE) -> T
                 cells.append("–" if share is None else f"{share:.2f}")
                 cells += [bar(share)] * wide
             cells += [legible(n, p.values.get(n)) for n in others]
-            _add(table, targets, str(p.number), cells, p.summary if wide else _short(p.summary))
+            table.add_row(*head, *cells, plan)
     return table
 
 
-def _seen(evaluation: Evaluation, targets: list[str]) -> list[Evaluation]:
-    """The evaluation as each target has it; itself where there is one target."""
-    return [seen_from(evaluation, target) for target in targets] or [evaluation]
-
-
-def _add(
-    table: Table, targets: list[str], number: str, cells: list[str], plan: str, style: str = ""
-) -> None:
-    """A point's next line: of several targets, only the first names the trial and the plan."""
+def _lines(
+    targets: list[str], number: str, evaluation: Evaluation, plan: str
+) -> Iterator[tuple[list[str], Evaluation, str]]:
+    """A point's lines: the cells that name it, its evaluation as each target has it, its plan. Of
+    several targets, only the first names the trial and the plan."""
     if not targets:
-        table.add_row(number, *cells, plan, style=style)
-        return
-    at = table.row_count % len(targets)
-    number, plan = ("", "") if at else (number, plan)
-    table.add_row(number, targets[at], *cells, plan, style=style)
+        yield [number], evaluation, plan
+    for at, target in enumerate(targets):
+        first = at == 0
+        yield [number * first, target], seen_from(evaluation, target), plan * first
 
 
 def ties(points: list[Point]) -> str | None:
